@@ -1,0 +1,103 @@
+"""From a file to an upright RGB image: every way in which an image file can be odd is dealt with here, once."""
+
+import hashlib
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ganaug.interfaces import ImageError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
+
+# Below this an image holds no face to speak of; catches 1x1 tracking pixels and broken exports.
+MIN_SIDE = 16
+
+
+def find_images(root: str | Path) -> list[str]:
+    """Paths of all image files under ``root``, relative to it, with forward slashes, sorted.
+
+    Hidden files and folders are left out. Links are followed only when they point to files.
+
+    Raises:
+        ImageError: If ``root`` is no folder, or holds no image.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        what = "a file, not a folder" if root.exists() else "not there"
+        raise ImageError(f"image folder {str(root)!r} is {what}; give a folder with images in it or in its sub-folders")
+    found = sorted(
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    )
+    if not found:
+        kinds = " ".join(sorted(IMAGE_SUFFIXES))
+        raise ImageError(f"no image found under {str(root)!r}; looked in all sub-folders for files ending in {kinds}")
+    return found
+
+
+def content_hash(data: bytes) -> str:
+    """sha256 (hex) of a file's bytes: an image changed by one bit has another."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Converts any Pillow mode to 8-bit RGB; 16-bit images are scaled, not clipped as ``convert`` would."""
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        values = np.asarray(image, dtype=np.float64)
+        if image.mode.startswith("I;16") or values.max(initial=0.0) > 255.0:
+            values = values / 257.0  # 65535 -> 255
+        return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
+
+
+def decode_image(data: bytes, name: str) -> Image.Image:
+    """Decodes a file's bytes to an upright RGB image.
+
+    EXIF orientation is applied. Grey, palette, RGBA, CMYK and 16-bit images are converted to 8-bit RGB.
+
+    Args:
+        data: The whole file.
+        name: What to call it in errors.
+
+    Raises:
+        ImageError: For a damaged or truncated file, a decompression bomb (Pillow's limit, some 89 million pixels), or
+            an image of less than 16 pixels a side.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data)) as opened:
+                opened.load()
+                image = _to_rgb(ImageOps.exif_transpose(opened))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        limit = Image.MAX_IMAGE_PIXELS
+        raise ImageError(f"{name}: refused, more than {limit} pixels (a decompression bomb?): {error}") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name}: not an image that Pillow can read ({len(data)} bytes)") from error
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, KeyError) as error:
+        raise ImageError(f"{name}: damaged or truncated image: {error}") from error
+    if min(image.size) < MIN_SIDE:
+        raise ImageError(f"{name}: image of {image.width}x{image.height} px is too small, at least {MIN_SIDE} px a side are needed")
+    return image
+
+
+def read_image(path: str | Path) -> tuple[Image.Image, str]:
+    """Reads an image file.
+
+    Returns:
+        The upright RGB image, and the :func:`content_hash` of the file.
+
+    Raises:
+        ImageError: See :func:`decode_image`; also when the file cannot be read.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
+    return decode_image(data, str(path)), content_hash(data)

@@ -1,0 +1,80 @@
+"""Feature networks: the residual trunk that discriminators and encoders are built on, and frozen perceptual features.
+
+The residual trunk follows the StyleGAN2 discriminator (arXiv 1912.04958, section 4.1): residual blocks, no
+normalisation, each halving the resolution. A trained discriminator has learnt what matters in a face, so its
+activations serve as perceptual features where no ImageNet network is at hand (as in VAE/GAN, arXiv 1512.09300).
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ganaug.layers import EqualConv2d
+
+
+class ResidualBlock(nn.Module):
+    """``(B, C, H, W)`` -> ``(B, C', H/2, W/2)``."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv0 = EqualConv2d(in_channels, in_channels, 3)
+        self.conv1 = EqualConv2d(in_channels, out_channels, down=True)
+        self.skip = EqualConv2d(in_channels, out_channels, 1, bias=False, activate=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sum of both paths, scaled by 1/sqrt(2) to keep the variance."""
+        return (self.conv1(self.conv0(x)) + self.skip(F.avg_pool2d(x, 2))) * math.sqrt(0.5)
+
+
+class ResidualTrunk(nn.Module):
+    """RGB image -> feature maps at half, quarter, ... of the resolution, down to 4x4.
+
+    Args:
+        channels: Feature maps at ``img_resolution``, ``img_resolution / 2``, ..., 4.
+
+    Attributes:
+        out_channels: Channels of the last (4x4) map.
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.fromrgb = EqualConv2d(3, channels[0], 1)
+        self.blocks = nn.ModuleList(
+            ResidualBlock(a, b) for a, b in zip(channels[:-1], channels[1:], strict=True)
+        )
+        self.out_channels = channels[-1]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """``(B, 3, H, W)`` in [-1, 1] -> one map per block, coarsest last; computed in the dtype of ``images``."""
+        x = self.fromrgb(images.contiguous(memory_format=torch.channels_last))
+        maps = []
+        for block in self.blocks:
+            x = block(x)
+            maps.append(x)
+        return maps
+
+
+def feature_distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Perceptual distance per sample between two lists of feature maps.
+
+    At every position both maps are scaled to unit length over channels, the squared difference is summed over channels
+    and averaged over positions and layers: LPIPS (arXiv 1801.03924, equation 1) with all weights equal.
+
+    Args:
+        a: Maps ``(B, C_l, H_l, W_l)``.
+        b: Maps of the same shapes.
+
+    Returns:
+        ``(B,)``, between 0 and 4.
+    """
+    total = torch.zeros(a[0].shape[0], device=a[0].device)
+    for x, y in zip(a, b, strict=True):
+        x, y = x.float(), y.float()
+        # |x/|x| - y/|y||^2 = 2 - 2 cos(x, y): the same sum without writing the scaled maps.
+        norms = (x.square().sum(dim=1) + 1e-8).rsqrt() * (y.square().sum(dim=1) + 1e-8).rsqrt()
+        cosine = (x * y).sum(dim=1) * norms
+        total = total + 2.0 - 2.0 * cosine.mean(dim=(1, 2))
+    return total / len(a)

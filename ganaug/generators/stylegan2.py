@@ -1,0 +1,318 @@
+"""StyleGAN2: mapping network and skip-generator, written from the papers.
+
+StyleGAN (arXiv 1812.04948): mapping network, noise inputs. StyleGAN2 (arXiv 1912.04958): weight demodulation, output
+skips. StyleGAN2-ADA (arXiv 2006.06676): layer sizes, activation clamping. Parameter names follow the published
+StyleGAN2-ADA checkpoints, so that reading one is a matter of container format and not of renaming.
+
+Speed. The paper scales the *weights* per sample, which needs one convolution group per sample; scaling commutes with
+the convolution, so here the activations are scaled before one shared convolution and demodulated after it. The FIR
+filter that follows the transposed convolution is folded into its weights. Same numbers, see ``tests/test_stylegan2.py``.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ganaug.interfaces import LatentSpec, Noise
+from ganaug.layers import LRELU_GAIN, LRELU_SLOPE, EqualLinear, fir_kernel, upsample2d
+
+DEMODULATION_EPS = 1e-8  # arXiv 1912.04958, equation 3
+
+
+@dataclass(frozen=True)
+class StyleGAN2Config:
+    """Architecture of a StyleGAN2 generator.
+
+    Attributes:
+        img_resolution: Height and width in pixels, a power of two from 8 up.
+        z_dim: Size of the Gaussian input.
+        w_dim: Size of one row of latents.
+        mapping_layers: Fully connected layers of the mapping network, 2 to 8.
+        channels: Feature maps at 4, 8, ..., ``img_resolution``.
+        conv_clamp: Clamp activations to +- this value (256 in half-precision checkpoints), or None.
+    """
+
+    img_resolution: int = 64
+    z_dim: int = 512
+    w_dim: int = 512
+    mapping_layers: int = 8
+    channels: tuple[int, ...] = (512, 512, 512, 512, 512)
+    conv_clamp: float | None = None
+
+    def __post_init__(self) -> None:
+        steps = math.log2(self.img_resolution) - 1 if self.img_resolution >= 8 else 0.5
+        if steps != int(steps):
+            raise ValueError(f"img_resolution must be a power of two from 8 up, got {self.img_resolution}")
+        if len(self.channels) != int(steps):
+            raise ValueError(
+                f"a {self.img_resolution} px generator has {int(steps)} resolutions (4 to {self.img_resolution}), "
+                f"but channels has {len(self.channels)} entries: {self.channels}"
+            )
+
+    @classmethod
+    def from_dict(cls, config: dict[str, Any]) -> "StyleGAN2Config":
+        """Inverse of ``dataclasses.asdict``, after a trip through JSON."""
+        return cls(**{**config, "channels": tuple(config["channels"])})
+
+
+class Mapping(nn.Module):
+    """Mapping network f: Z -> W (arXiv 1812.04948, section 2); input normalised to unit second moment."""
+
+    w_avg: Tensor
+
+    def __init__(self, z_dim: int, w_dim: int, num_layers: int) -> None:
+        super().__init__()
+        self.num_layers = num_layers
+        for i in range(num_layers):
+            layer = EqualLinear(z_dim if i == 0 else w_dim, w_dim, lr_multiplier=0.01, activate=True)
+            self.add_module(f"fc{i}", layer)
+        self.register_buffer("w_avg", torch.zeros(w_dim))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """``(B, z_dim)`` -> ``w (B, w_dim)``."""
+        x = z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+        for i in range(self.num_layers):
+            x = self.get_submodule(f"fc{i}")(x)
+        return x
+
+
+def folding_matrix() -> Tensor:
+    """``(9, 36)``: 3x3 taps -> the taps of the four 3x3 convolutions that replace transposed convolution and FIR.
+
+    ``conv_transpose(x, w, stride=2)`` followed by the 4x4 FIR is a transposed convolution with the 6x6 kernel
+    ``w * fir`` (full convolution). Each of its four output phases (even/odd row a, even/odd column b) sees 3x3 of the
+    6x6 taps, so all four together are one ordinary 3x3 convolution at the low resolution, followed by a pixel shuffle.
+    Columns are ordered ``(a, b, row, column)``.
+    """
+    # Gain 4 makes up for the three zeros put in for each pixel. The FIR is symmetric: no flip needed.
+    impulses = torch.eye(9).reshape(9, 1, 3, 3)
+    kernel = F.conv2d(impulses, fir_kernel(gain=4.0)[None, None], padding=3).reshape(9, 6, 6)
+    # Output row 2h + a reads input row h + d (d = -1, 0, 1) through tap a + 2 - 2d: taps a + 4, a + 2, a.
+    phases = kernel.reshape(9, 3, 2, 3, 2).flip(1, 3)  # (9, row, a, column, b)
+    return phases.permute(0, 2, 4, 1, 3).reshape(9, 36)
+
+
+class SynthesisLayer(nn.Module):
+    """Modulated 3x3 convolution, noise, bias, leaky ReLU; doubles the resolution first when ``up``."""
+
+    noise_const: Tensor
+    folding: Tensor
+
+    def __init__(
+        self, in_channels: int, out_channels: int, w_dim: int, resolution: int, *, up: bool, conv_clamp: float | None
+    ) -> None:
+        super().__init__()
+        self.up = up
+        self.resolution = resolution
+        self.conv_clamp = conv_clamp
+        self.affine = EqualLinear(w_dim, in_channels, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
+        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        self.noise_strength = nn.Parameter(torch.zeros([]))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        if up:
+            self.register_buffer("folding", folding_matrix(), persistent=False)
+
+    def folded_weight(self) -> Tensor:
+        """Transposed 3x3 convolution (stride 2) and FIR as one convolution with four outputs a pixel.
+
+        Returns:
+            ``(4 * out_channels, in_channels, 3, 3)``, ordered for ``torch.nn.functional.pixel_shuffle``.
+        """
+        out_channels, in_channels = self.weight.shape[:2]
+        taps = self.weight.reshape(-1, 9) @ self.folding
+        taps = taps.reshape(out_channels, in_channels, 4, 9).transpose(1, 2)
+        return taps.reshape(4 * out_channels, in_channels, 3, 3)
+
+    def forward(self, x: Tensor, w: Tensor, noise: Noise, rng: torch.Generator | None = None) -> Tensor:
+        """``x (B, C, H, W)``, ``w (B, w_dim)`` -> ``(B, C', H', W')``."""
+        styles = self.affine(w)
+        # d_o = 1 / sqrt(sum_ik (s_i w_oik)^2 + eps), arXiv 1912.04958 equation 3, as one matrix product.
+        power = self.weight.square().sum(dim=(2, 3))
+        demodulation = (styles.square() @ power.t() + DEMODULATION_EPS).rsqrt()
+        x = x * styles.to(x.dtype)[:, :, None, None]
+        if self.up:
+            x = F.pixel_shuffle(F.conv2d(x, self.folded_weight().to(x.dtype), padding=1), 2)
+        else:
+            x = F.conv2d(x, self.weight.to(x.dtype), padding=1)
+        # The activation's gain is folded into everything that is summed before it (see layers.py).
+        x = x * (demodulation * LRELU_GAIN).to(x.dtype)[:, :, None, None]
+        if noise == "const":
+            x = x + (self.noise_const * (self.noise_strength * LRELU_GAIN)).to(x.dtype)
+        elif noise == "random":
+            field = torch.randn(x.shape[0], 1, *x.shape[2:], generator=rng, device=x.device, dtype=x.dtype)
+            x = x + field * (self.noise_strength * LRELU_GAIN).to(x.dtype)
+        x = F.leaky_relu(x + (self.bias * LRELU_GAIN).to(x.dtype)[:, None, None], LRELU_SLOPE)
+        return x if self.conv_clamp is None else x.clamp(-self.conv_clamp, self.conv_clamp)
+
+
+class ToRGB(nn.Module):
+    """Modulated 1x1 convolution to RGB, without demodulation."""
+
+    def __init__(self, in_channels: int, w_dim: int, conv_clamp: float | None) -> None:
+        super().__init__()
+        self.affine = EqualLinear(w_dim, in_channels, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(3, in_channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(3))
+        self.gain = 1.0 / math.sqrt(in_channels)
+        self.conv_clamp = conv_clamp
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        """``(B, C, H, W)`` -> ``(B, 3, H, W)``."""
+        styles = (self.affine(w) * self.gain).to(x.dtype)
+        y = F.conv2d(x * styles[:, :, None, None], self.weight.to(x.dtype), self.bias.to(x.dtype))
+        return y if self.conv_clamp is None else y.clamp(-self.conv_clamp, self.conv_clamp)
+
+
+class SynthesisBlock(nn.Module):
+    """One resolution: (upsampling layer,) layer, toRGB added to the upsampled image so far."""
+
+    fir: Tensor
+
+    def __init__(self, in_channels: int, out_channels: int, config: StyleGAN2Config, resolution: int) -> None:
+        super().__init__()
+        self.is_first = resolution == 4
+        layer = {"w_dim": config.w_dim, "resolution": resolution, "conv_clamp": config.conv_clamp}
+        if self.is_first:
+            self.const = nn.Parameter(torch.randn(out_channels, 4, 4))
+        else:
+            self.conv0 = SynthesisLayer(in_channels, out_channels, up=True, **layer)
+            self.register_buffer("fir", fir_kernel(gain=4.0), persistent=False)
+        self.conv1 = SynthesisLayer(out_channels, out_channels, up=False, **layer)
+        self.torgb = ToRGB(out_channels, config.w_dim, config.conv_clamp)
+
+    def forward(
+        self,
+        x: Tensor | None,
+        image: Tensor | None,
+        rows: Sequence[Tensor],
+        noise: Noise,
+        rng: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        """``rows``: 2 latents for the first block, else 3 (the last feeds toRGB and is shared with the next block)."""
+        if x is None or image is None:
+            x = self.const[None].expand(rows[0].shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
+            x = self.conv1(x, rows[0], noise, rng)
+            return x, self.torgb(x, rows[1])
+        x = self.conv0(x, rows[0], noise, rng)
+        x = self.conv1(x, rows[1], noise, rng)
+        return x, upsample2d(image, self.fir) + self.torgb(x, rows[2])
+
+
+class Synthesis(nn.Module):
+    """Synthesis network g: W+ -> image."""
+
+    def __init__(self, config: StyleGAN2Config) -> None:
+        super().__init__()
+        self.resolutions = [4 * 2**i for i in range(len(config.channels))]
+        for i, resolution in enumerate(self.resolutions):
+            in_channels = config.channels[max(i - 1, 0)]
+            self.add_module(f"b{resolution}", SynthesisBlock(in_channels, config.channels[i], config, resolution))
+
+    def forward(
+        self,
+        w_plus: Tensor,
+        noise: Noise = "const",
+        dtype: torch.dtype | None = None,
+        rng: torch.Generator | None = None,
+    ) -> Tensor:
+        """``(B, L, D)`` -> ``(B, 3, H, W)`` float32.
+
+        Args:
+            w_plus: Latents.
+            noise: Noise maps: the stored ones, none, or fresh ones.
+            dtype: bfloat16 or float16 runs the convolutions in it.
+            rng: Where fresh noise is drawn from; torch's global generator if None.
+        """
+        rows = w_plus.unbind(dim=1)
+        x = image = None
+        for i, resolution in enumerate(self.resolutions):
+            # b4 reads rows 0, 1; b8 reads 1, 2, 3; b16 reads 3, 4, 5 ...
+            used = rows[0:2] if i == 0 else rows[2 * i - 1 : 2 * i + 2]
+            x, image = self.get_submodule(f"b{resolution}")(x, image, used, noise, rng)
+            if i == 0 and dtype is not None:
+                x = x.to(dtype)
+        if image is None:
+            raise ValueError("a generator needs at least one resolution")
+        return image.float()
+
+
+class StyleGAN2(nn.Module):
+    """StyleGAN2 generator, fulfilling :class:`ganaug.interfaces.Generator`.
+
+    Args:
+        config: Architecture.
+
+    Example:
+        >>> generator = StyleGAN2(StyleGAN2Config(8, 16, 16, 2, (8, 8))).eval().requires_grad_(False)
+        >>> w_plus = generator.mapping(torch.zeros(2, 16))
+        >>> w_plus.shape, generator.synthesis(w_plus).shape
+        (torch.Size([2, 4, 16]), torch.Size([2, 3, 8, 8]))
+    """
+
+    family = "stylegan2"
+
+    def __init__(self, config: StyleGAN2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.img_resolution = config.img_resolution
+        self.z_dim = config.z_dim
+        self.latent_spec = LatentSpec("w_plus", num_ws=2 * len(config.channels), w_dim=config.w_dim)
+        self.map_network = Mapping(config.z_dim, config.w_dim, config.mapping_layers)
+        self.synthesis_network = Synthesis(config)
+        self._fingerprint: tuple[int, str] | None = None
+
+    @property
+    def w_avg(self) -> Tensor:
+        """``(D,)``: mean of W, tracked in training."""
+        return self.map_network.w_avg
+
+    def mapping(self, z: Tensor, c: Tensor | None = None, truncation_psi: float = 1.0) -> Tensor:
+        """``z (B, z_dim)`` -> ``w_plus (B, L, D)``, all rows equal; see :meth:`Generator.mapping`.
+
+        Raises:
+            ValueError: For a condition ``c``: this generator has none.
+        """
+        if c is not None:
+            raise ValueError("this generator is unconditional: c must be None")
+        w = self.map_network(z)
+        if truncation_psi != 1.0:
+            w = torch.lerp(self.w_avg, w, truncation_psi)
+        return w[:, None].repeat(1, self.latent_spec.num_ws, 1)
+
+    def synthesis(self, w_plus: Tensor, noise: Noise = "const") -> Tensor:
+        """``w_plus (B, L, D)`` -> ``(B, 3, H, W)`` float32; see :meth:`Generator.synthesis`.
+
+        Raises:
+            ValueError: For latents of another shape or an unknown ``noise``.
+        """
+        if w_plus.ndim != 3 or tuple(w_plus.shape[1:]) != self.latent_spec.shape:
+            raise ValueError(
+                f"expected w_plus of shape (B, {self.latent_spec.num_ws}, "
+                f"{self.latent_spec.w_dim}), got {tuple(w_plus.shape)}"
+            )
+        if noise not in ("const", "none", "random"):
+            raise ValueError(f"noise must be 'const', 'none' or 'random', got {noise!r}")
+        # On CUDA the convolutions run in bfloat16 (tensor cores, same exponent range as float32); float32 on CPU.
+        dtype = torch.bfloat16 if w_plus.is_cuda else None
+        images: Tensor = self.synthesis_network(w_plus.float(), noise, dtype)
+        return images
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over the architecture and every tensor's name, shape and float32 bytes."""
+        version = sum(int(t._version) for t in (*self.parameters(), *self.buffers()))
+        if self._fingerprint is None or self._fingerprint[0] != version:
+            digest = hashlib.sha256(json.dumps({"family": self.family, **asdict(self.config)}, sort_keys=True).encode())
+            for name, tensor in sorted(self.state_dict().items()):
+                digest.update(f"{name}{tuple(tensor.shape)}".encode())
+                digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+            self._fingerprint = (version, digest.hexdigest())
+        return self._fingerprint[1]
