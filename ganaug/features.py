@@ -7,11 +7,14 @@ activations serve as perceptual features where no ImageNet network is at hand (a
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganaug import checkpoints
+from ganaug.interfaces import resolve_device
 from ganaug.layers import EqualConv2d
 
 
@@ -78,3 +81,39 @@ def feature_distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
         cosine = (x * y).sum(dim=1) * norms
         total = total + 2.0 - 2.0 * cosine.mean(dim=(1, 2))
     return total / len(a)
+
+
+class PerceptualFeatures(nn.Module):
+    """A frozen trunk as perceptual metric: distance between images as the eye of a discriminator sees them.
+
+    Args:
+        channels: Channels of the trunk, see :class:`ResidualTrunk`.
+        img_resolution: Side at which the trunk was trained; other sizes are resized to it.
+    """
+
+    def __init__(self, channels: Sequence[int], img_resolution: int) -> None:
+        super().__init__()
+        self.trunk = ResidualTrunk(channels)
+        self.img_resolution = img_resolution
+        self.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """``(B, 3, H, W)`` in [-1, 1] -> feature maps for :func:`feature_distance`."""
+        size = (self.img_resolution, self.img_resolution)
+        if tuple(images.shape[2:]) != size:
+            images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+        maps: list[Tensor] = self.trunk(images)
+        return maps
+
+
+def load_perceptual_features(name_or_path: str | Path = "faces64", device: str | torch.device = "cpu") -> PerceptualFeatures:
+    """The perceptual features stored in a model file, see :mod:`ganaug.checkpoints`.
+
+    Raises:
+        CheckpointError: For a missing or damaged file, or one without features.
+    """
+    path = checkpoints.resolve(name_or_path)
+    described = checkpoints.read_metadata(path)
+    features = PerceptualFeatures(described["discriminator_channels"], described["config"]["img_resolution"])
+    features.trunk.load_state_dict(checkpoints.read_part(path, "features"))
+    return features.eval().to(device=resolve_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

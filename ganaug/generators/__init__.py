@@ -1,0 +1,44 @@
+"""Generators: one file per family, and the one function that opens any of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ganaug import checkpoints
+from ganaug.generators.stylegan2 import StyleGAN2, StyleGAN2Config
+from ganaug.interfaces import CheckpointError, Generator, resolve_device
+
+# Family name in a file's description -> network from the file's configuration.
+GENERATORS: dict[str, Callable[[dict[str, Any]], StyleGAN2]] = {
+    "stylegan2": lambda config: StyleGAN2(StyleGAN2Config.from_dict(config)),
+}
+
+
+def load_generator(name_or_path: str | Path = "faces64", device: str | torch.device = "cpu") -> Generator:
+    """Opens a generator, ready for use: eval mode, no gradients on its weights, channels_last.
+
+    Args:
+        name_or_path: A bundled name (``"faces64"``) or a ``.safetensors`` file written by ``ganaug train``.
+        device: Where to put it.
+
+    Raises:
+        CheckpointError: For a missing, damaged or unknown file.
+        UserInputError: For a device that is not there.
+    """
+    path = checkpoints.resolve(name_or_path)
+    described = checkpoints.read_metadata(path)
+    family = described.get("family")
+    if family not in GENERATORS:
+        raise CheckpointError(f"{path}: family {family!r} is not known; expected one of {sorted(GENERATORS)}")
+    generator = GENERATORS[family](described["config"])
+    try:
+        generator.load_state_dict(checkpoints.read_part(path, "generator"))
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: weights do not fit the configuration written in it: {error}") from error
+    generator.eval().requires_grad_(False)
+    return generator.to(device=resolve_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+__all__ = ["GENERATORS", "StyleGAN2", "StyleGAN2Config", "load_generator"]

@@ -1,10 +1,16 @@
 """A feed-forward inverter: one pass from photo to W+ (e4e, arXiv 2102.02766: one base code plus small row offsets)."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from ganaug import checkpoints
 from ganaug.features import ResidualTrunk
+from ganaug.interfaces import Generator, Inversion, resolve_device
+from ganaug.inversion.quality import reconstruction_quality
 from ganaug.layers import EqualLinear
 
 
@@ -36,3 +42,44 @@ class LatentEncoder(nn.Module):
         base, offsets = self(images)
         w_plus: Tensor = w_avg + base[:, None] + offsets
         return w_plus
+
+
+class EncoderInverter:
+    """One pass of a trained encoder, fulfilling :class:`ganaug.interfaces.Inverter`.
+
+    Args:
+        generator: The generator that the encoder was trained with.
+        encoder: The network.
+    """
+
+    name = "encoder"
+
+    def __init__(self, generator: Generator, encoder: LatentEncoder) -> None:
+        self.generator = generator
+        self.encoder = encoder
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the result beside the weights."""
+        return {"name": self.name}
+
+    @torch.no_grad()
+    def invert(self, images: Tensor) -> Inversion:
+        """``images (B, 3, R, R)`` in [-1, 1] at the generator's resolution."""
+        w_plus = self.encoder.encode(images, self.generator.w_avg)
+        return Inversion(w_plus, reconstruction_quality(self.generator.synthesis(w_plus), images))
+
+
+def load_encoder(name_or_path: str | Path = "faces64", device: str | torch.device = "cpu") -> LatentEncoder:
+    """The encoder stored in a model file beside its generator.
+
+    Raises:
+        CheckpointError: For a missing or damaged file, or one without an encoder.
+    """
+    path = checkpoints.resolve(name_or_path)
+    described = checkpoints.read_metadata(path)
+    config = described["config"]
+    encoder = LatentEncoder(described["discriminator_channels"], 2 * len(config["channels"]), config["w_dim"])
+    encoder.load_state_dict(checkpoints.read_part(path, "encoder"))
+    encoder.eval().requires_grad_(False)
+    return encoder.to(device=resolve_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

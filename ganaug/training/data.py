@@ -59,21 +59,23 @@ class RealImages:
     Args:
         chips: ``(N, R, R, 3)`` uint8.
         seed: Decides order and horizontal flips.
+        members: Rows of ``chips`` to use; all if None.
     """
 
-    def __init__(self, chips: NDArray[np.uint8], seed: int) -> None:
+    def __init__(self, chips: NDArray[np.uint8], seed: int, members: NDArray[np.int64] | None = None) -> None:
         self.chips = chips
         self.seed = seed
+        self.members = np.arange(len(chips)) if members is None else members
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
     def batch(self, position: int, size: int) -> Tensor:
         """Images ``position`` to ``position + size`` of the endless sequence, ``(size, 3, R, R)`` in [-1, 1]."""
         picked = []
         for i in range(position, position + size):
-            epoch, offset = divmod(i, len(self.chips))
+            epoch, offset = divmod(i, len(self.members))
             if self._order[0] != epoch:
-                self._order = (epoch, rng.permutation(self.seed, epoch, len(self.chips), "train order"))
-            picked.append((int(self._order[1][offset]), epoch))
+                self._order = (epoch, rng.permutation(self.seed, epoch, len(self.members), "train order"))
+            picked.append((int(self.members[self._order[1][offset]]), epoch))
         images = np.stack([self.chips[index] for index, _ in picked])
         for row, (index, epoch) in enumerate(picked):
             if rng.uniforms(self.seed, epoch, [index], "train flip", 1)[0, 0] < 0.5:

@@ -19,12 +19,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.utils import save_image
 from tqdm import tqdm
 
 from ganaug.faces.align import to_unit_range
 from ganaug.features import feature_distance
 from ganaug.generators.stylegan2 import StyleGAN2
-from ganaug.interfaces import CheckpointError, UserInputError
+from ganaug.interfaces import CheckpointError
 from ganaug.inversion.encoder import LatentEncoder
 from ganaug.training.augment import augment, draw_augmentation
 from ganaug.training.config import TrainConfig
@@ -32,7 +33,6 @@ from ganaug.training.data import RealImages
 from ganaug.training.discriminator import Discriminator
 
 W_AVG_BETA = 0.998  # decay of the running mean of W per step (arXiv 1812.04948, appendix C: 0.995)
-MAX_BAD_STEPS = 1  # a step whose losses are not finite ends the run; the last checkpoint stays
 
 
 @dataclass
@@ -298,8 +298,6 @@ class Trainer:
 
     def run(self, out: Path) -> None:
         """Trains to the end, with checkpoints, pictures and ``log.jsonl`` in ``out``."""
-        import torchvision
-
         out.mkdir(parents=True, exist_ok=True)
         state, config = self.state, self.config
         every = max(int(config.snapshot_kimg * 1000), config.batch_size)
@@ -313,16 +311,10 @@ class Trainer:
                 if state.images_seen % every < config.batch_size or state.images_seen >= self.total:
                     self.save(out)
                     name = f"samples-{state.images_seen // 1000:06d}.png"
-                    torchvision.utils.save_image(self.picture(), out / name)
+                    save_image(self.picture(), out / name)
                     line = {k: round(sum(v) / len(v), 5) for k, v in averages.items()}
                     line |= {"images": state.images_seen, "held_out_mse": round(self.held_out_error(), 6)}
                     line |= {"seconds": round(time.monotonic() - started, 1)}
                     with (out / "log.jsonl").open("a") as log:
                         log.write(json.dumps(line) + "\n")
                     averages = {}
-
-
-def require_images(count: int, batch_size: int) -> None:
-    """Raises UserInputError unless there are enough images for one batch."""
-    if count < batch_size:
-        raise UserInputError(f"{count} images are fewer than one batch of {batch_size}")

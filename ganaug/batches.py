@@ -1,0 +1,189 @@
+"""Batches on their way: from items in a worker to a container of tensors, and the image inside that container."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from ganaug.interfaces import UserInputError
+
+IMAGE_KEYS = ("image", "images", "img", "pixel_values", "x", "input")
+HASH_BYTES = 32
+
+
+class IndexedItems(list[Any]):
+    """Items of one batch together with their indices; otherwise a plain list, so any ``collate_fn`` takes it.
+
+    Attributes:
+        indices: ``B`` dataset indices.
+        hashes: ``(B, 32)`` uint8 sha256 of each item's file now, zeros where unknown; None when nobody asked.
+    """
+
+    indices: list[int]
+    hashes: NDArray[np.uint8] | None = None
+
+
+class HostBatch(NamedTuple):
+    """What a worker hands to the main process; tensors only beside the user's container, so it can be pinned.
+
+    Attributes:
+        batch: What the base collate made.
+        indices: ``(B,)`` int64.
+        hashes: ``(B, 32)`` uint8, or of size 0 when sources are not checked.
+        from_pil: Whether the images were PIL images (and come back as float in [0, 1]).
+    """
+
+    batch: Any
+    indices: Tensor
+    hashes: Tensor
+    from_pil: bool
+
+
+class FileHasher:
+    """sha256 of files, read again only when size or modification time have changed. One per process."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[tuple[int, int], bytes]] = {}
+
+    def __call__(self, path: str) -> bytes:
+        """32 bytes; zeros if the file cannot be read (then the item itself decides what happens)."""
+        try:
+            stat = os.stat(path)
+            signature = (stat.st_mtime_ns, stat.st_size)
+            known = self._known.get(path)
+            if known is None or known[0] != signature:
+                with open(path, "rb") as file:
+                    known = (signature, hashlib.sha256(file.read()).digest())
+                self._known[path] = known
+            return known[1]
+        except OSError:
+            return bytes(HASH_BYTES)
+
+
+def pil_to_tensor(image: Image.Image) -> Tensor:
+    """PIL image -> ``(3, H, W)`` uint8."""
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def _convert_item(item: Any) -> tuple[Any, bool]:
+    """Replaces PIL images at the top level of a tuple, list or dict; the container type is kept."""
+    if isinstance(item, dict):
+        if any(isinstance(v, Image.Image) for v in item.values()):
+            return {k: pil_to_tensor(v) if isinstance(v, Image.Image) else v for k, v in item.items()}, True
+    elif isinstance(item, (tuple, list)):
+        if any(isinstance(v, Image.Image) for v in item):
+            values = [pil_to_tensor(v) if isinstance(v, Image.Image) else v for v in item]
+            if isinstance(item, tuple):
+                return (type(item)(*values) if hasattr(item, "_fields") else tuple(values)), True
+            return values, True
+    else:
+        raise UserInputError(
+            f"items must be tuples or dicts with an image in them, got {type(item).__name__}; "
+            "return (image,) or {'image': image}"
+        )
+    return item, False
+
+
+class HostCollate:
+    """Collates in the worker: PIL images to uint8 tensors, then the base collate. Never touches a device.
+
+    Args:
+        base_collate: What makes the container; torch's ``default_collate`` unless the user has another.
+    """
+
+    def __init__(self, base_collate: Callable[[Any], Any] = default_collate) -> None:
+        self.base_collate = base_collate
+
+    def __call__(self, items: Sequence[Any]) -> HostBatch:
+        """``items`` as fetched by a DataLoader.
+
+        Raises:
+            UserInputError: If the items carry no indices, are no tuples or dicts, or hold images of different sizes.
+        """
+        if not isinstance(items, IndexedItems):
+            raise UserInputError(
+                "this batch was not fetched through GANAugmentedDataset, so its samples are not known; "
+                "wrap the combined dataset instead: GANAugmentedDataset(ConcatDataset([...]), cache=...)"
+            )
+        converted = [_convert_item(item) for item in items]
+        try:
+            batch = self.base_collate([item for item, _ in converted])
+        except RuntimeError as error:
+            sizes = sorted({tuple(v.shape) for item, _ in converted for v in _values(item) if _is_image(v)})
+            if len(sizes) > 1:
+                raise UserInputError(
+                    f"images of one batch have different sizes {sizes}; add a Resize transform to the base dataset"
+                ) from error
+            raise
+        hashes = torch.empty(0, dtype=torch.uint8) if items.hashes is None else torch.from_numpy(items.hashes)
+        return HostBatch(batch, torch.tensor(items.indices, dtype=torch.int64), hashes, any(pil for _, pil in converted))
+
+
+def _values(container: Any) -> list[Any]:
+    return list(container.values()) if isinstance(container, dict) else list(container)
+
+
+def _is_image(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 3
+
+
+def find_images(batch: Any) -> Any:
+    """Key or position of the images in a collated container.
+
+    The first ``(B, 3, H, W)`` tensor; in a dict, the usual names are looked at first.
+
+    Raises:
+        UserInputError: If there is none.
+    """
+    if isinstance(batch, dict):
+        names = [k for k in IMAGE_KEYS if k in batch] + [k for k in batch if k not in IMAGE_KEYS]
+        pairs = [(k, batch[k]) for k in names]
+    elif isinstance(batch, (tuple, list)):
+        pairs = list(enumerate(batch))
+    else:
+        pairs = []
+    for where, value in pairs:
+        if isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] == 3:
+            return where
+    shapes = [tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__ for _, v in pairs]
+    raise UserInputError(f"no RGB images (B, 3, H, W) found at the top level of the batch; it holds {shapes or type(batch).__name__}")
+
+
+def replace_at(batch: Any, where: Any, value: Any) -> Any:
+    """A copy of the container with one entry replaced; its type is kept."""
+    if isinstance(batch, dict):
+        return {**batch, where: value}
+    values = list(batch)
+    values[where] = value
+    if isinstance(batch, tuple):
+        return type(batch)(*values) if hasattr(batch, "_fields") else tuple(values)
+    return values
+
+
+def move_to(batch: Any, device: torch.device) -> Any:
+    """Moves every tensor in nested tuples, lists and dicts, without waiting; other values stay as they are."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {k: move_to(v, device) for k, v in batch.items()}
+    if isinstance(batch, tuple):
+        moved = [move_to(v, device) for v in batch]
+        return type(batch)(*moved) if hasattr(batch, "_fields") else tuple(moved)
+    if isinstance(batch, list):
+        return [move_to(v, device) for v in batch]
+    return batch
+
+
+def add_info(batch: Any, info: dict[str, Any]) -> Any:
+    """Puts extra information into the container: more keys of a dict, or one more element."""
+    if isinstance(batch, dict):
+        return {**batch, **info}
+    values = [*batch, info]
+    return tuple(values) if isinstance(batch, tuple) else values

@@ -1,0 +1,104 @@
+"""Weight files: one safetensors file per model, with what it is written in its metadata. Nothing in it is executed.
+
+A file holds up to three networks under prefixes: ``generator.``, ``encoder.`` (its feed-forward inverter) and
+``features.`` (the trunk of its discriminator, for perceptual comparison). Weights may be stored as float16.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ganaug.interfaces import CheckpointError
+
+FORMAT = "ganaug-1"
+PARTS = ("generator", "encoder", "features")
+ASSETS = Path(__file__).parent / "assets"
+
+# Models that ship with the package: name -> file.
+BUNDLED: dict[str, Path] = {"faces64": ASSETS / "faces64.safetensors"}
+
+
+def resolve(name_or_path: str | Path) -> Path:
+    """The file behind a bundled name or a path.
+
+    Raises:
+        CheckpointError: If there is no such file; the message lists the bundled names.
+    """
+    path = BUNDLED.get(str(name_or_path), Path(name_or_path))
+    if not path.is_file():
+        names = ", ".join(sorted(BUNDLED))
+        raise CheckpointError(f"no generator {str(name_or_path)!r}: expected one of the bundled names ({names}) or a .safetensors file")
+    return path
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What the file says about itself: family, configuration, licence, training.
+
+    Raises:
+        CheckpointError: For a damaged file, or one that this package did not write.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            raw = file.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error
+    if raw.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: format is {raw.get('format')!r}, expected {FORMAT!r}; files written by `ganaug train` have it")
+    try:
+        described: dict[str, Any] = json.loads(raw["description"])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: its description is damaged: {error}") from error
+    return described
+
+
+def read_part(path: Path, part: str) -> dict[str, Tensor]:
+    """State dict of one network, float32, checked for non-finite numbers (safetensors does not).
+
+    Raises:
+        CheckpointError: For a damaged file, or one without that network.
+    """
+    read_metadata(path)
+    prefix = part + "."
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name[len(prefix) :]: file.get_tensor(name).float() for name in file.keys() if name.startswith(prefix)}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged: {error}") from error
+    if not tensors:
+        raise CheckpointError(f"{path} holds no {part}")
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path}: tensor {part}.{name} has NaN or infinite numbers")
+    return tensors
+
+
+def write(path: Path, parts: Mapping[str, Mapping[str, Tensor]], description: Mapping[str, Any], *, half: bool = True) -> str:
+    """Writes a model file atomically.
+
+    Args:
+        path: Target, ``.safetensors``.
+        parts: Network name -> state dict.
+        description: JSON-able; at least ``family`` and ``config``.
+        half: Store float16 (half the size; relative rounding error 5e-4).
+
+    Returns:
+        sha256 (hex) of the file.
+    """
+    unknown = set(parts) - set(PARTS)
+    if unknown:
+        raise ValueError(f"unknown parts {sorted(unknown)}; expected some of {PARTS}")
+    dtype = torch.float16 if half else torch.float32
+    tensors = {f"{part}.{name}": t.detach().cpu().to(dtype).contiguous() for part, state in parts.items() for name, t in state.items()}
+    metadata = {"format": FORMAT, "description": json.dumps(description, sort_keys=True)}
+    temporary = path.with_name(path.name + ".tmp")
+    save_file(tensors, temporary, metadata)
+    os.replace(temporary, path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,286 @@
+"""The wrapper around a face dataset: knows which of its samples have latents, and draws their recipes."""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.utils.data import Dataset
+
+from ganaug import rng
+from ganaug.batches import HASH_BYTES, FileHasher, IndexedItems
+from ganaug.cache import DAMAGED, FOUND, LatentCache, ManyLatents
+from ganaug.classical import ClassicalAugmentation
+from ganaug.edits import DEFAULT_EDITS, build_edits
+from ganaug.faces.sources import Item, list_items, list_labels
+from ganaug.generators import load_generator
+from ganaug.interfaces import CacheError, Edit, Generator, UserInputError
+from ganaug.policy import AugmentationPolicy, PartnerPool, Ratio
+from ganaug.provenance import BatchRecipe, Source
+
+if TYPE_CHECKING:  # the layers above; imported late so that the wrapper stays below them
+    from ganaug.loader import AugmentedLoader, AugmentingCollate
+
+Classical = Literal["default"] | nn.Module | None
+
+
+class GANAugmentedDataset(Dataset[Any]):
+    """Any map-style face dataset, with semantic variants of its own faces in every batch.
+
+    Indexing gives the base dataset's items unchanged, so a plain ``DataLoader(train)`` sees the real images. Variants are
+    made batch by batch by :meth:`loader` (any number of workers) or :meth:`collate` (``num_workers=0``).
+
+    Args:
+        dataset: Map-style dataset with tuple or dict items holding one RGB image each (PIL, uint8 or float in [0, 1]).
+            ``Subset`` and ``ConcatDataset`` are looked through.
+        cache: Latent cache made by ``ganaug precompute``, or its path.
+        ratio: Expected share of generated samples in [0, 1], or a function of the epoch that returns it.
+        edits: Names of edits (see ``ganaug.EDITS``) or :class:`ganaug.interfaces.Edit` objects.
+        classical: ``"default"``, None, a :class:`ClassicalAugmentation`, or any module that maps images to images
+            (applied sample by sample, seeded by the recipe).
+        preserve: What must not change: attributes such as ``"identity"``, and ``"label"`` (partner faces are then drawn
+            from the same label only). Edits given by name that touch a preserved attribute are refused; edits left to the
+            default are left out instead.
+        seed: Decides every draw, together with epoch and sample key.
+        key: Index -> key of the cache's record. Default: the file's path relative to the dataset's root, else the index.
+        generator: Generator to use instead of the one named in the cache; its fingerprint must match.
+        policy: Replaces ``ratio``, ``edits``, ``preserve`` and ``seed``.
+
+    Raises:
+        UserInputError: For arguments out of range, and for edits that touch what ``preserve`` protects.
+        CacheError: For a cache that is missing, damaged, or of another generator.
+
+    Example:
+        ::
+
+            base = torchvision.datasets.ImageFolder("faces/")
+            train = ganaug.GANAugmentedDataset(base, cache="faces.lmdb", ratio=0.5, preserve=["identity"])
+            for images, labels in train.loader(batch_size=64, shuffle=True, num_workers=4, device="cuda"):
+                ...
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        cache: str | Path | LatentCache,
+        ratio: Ratio = 0.5,
+        edits: Sequence[str | Edit] | None = None,
+        classical: Classical = "default",
+        preserve: Sequence[str] = (),
+        seed: int = 0,
+        key: Callable[[int], str] | None = None,
+        generator: Generator | None = None,
+        policy: AugmentationPolicy | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self.cache = cache if isinstance(cache, LatentCache) else LatentCache(cache)
+        self.items: list[Item] = list_items(dataset, key)
+        self.header = self.cache.header
+        self.generator = generator if generator is not None else load_generator(self.header.generator)
+        self.cache.check_generator(self.generator.fingerprint, self.generator.latent_spec)
+        self.policy = policy if policy is not None else self._build_policy(ratio, edits, preserve, seed)
+        self.classical: nn.Module | None = ClassicalAugmentation() if classical == "default" else classical
+        if self.classical is not None and not isinstance(self.classical, nn.Module):
+            raise UserInputError(f"classical must be 'default', None or a torch module, got {classical!r}")
+        self.epoch = 0
+        self.counts: Counter[str] = Counter()
+        self._hasher = FileHasher()
+        self._warned: set[str] = set()
+        if self.policy.may_generate and "label" in self.policy.preserve and list_labels(dataset) is None:
+            raise UserInputError(
+                f"preserve has 'label', but {type(dataset).__name__} keeps no list of labels (.targets, .labels or .y); "
+                "set such an attribute, or preserve named attributes instead"
+            )
+
+    def _build_policy(
+        self, ratio: Ratio, edits: Sequence[str | Edit] | None, preserve: Sequence[str], seed: int
+    ) -> AugmentationPolicy:
+        if edits is not None:
+            return AugmentationPolicy(ratio, build_edits(edits, self.generator), preserve, seed=seed)
+        kept = set(preserve)
+        built = [edit for edit in build_edits(DEFAULT_EDITS, self.generator) if not edit.touches & kept]
+        if not built:
+            raise UserInputError(f"every default edit touches something in preserve={list(preserve)}; name edits yourself")
+        return AugmentationPolicy(ratio, built, preserve, seed=seed)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[index]
+
+    def __getitems__(self, indices: list[int]) -> IndexedItems:
+        """Items of a batch, with their indices. DataLoader calls this instead of ``__getitem__``."""
+        return fetch(self.dataset, indices, self._paths_to_check, self._hasher)
+
+    @cached_property
+    def _paths_to_check(self) -> list[str | None] | None:
+        """Files whose content decides whether a latent is still good; None when nothing can be generated."""
+        return [item.path for item in self.items] if self.policy.may_generate else None
+
+    @cached_property
+    def key_hashes(self) -> NDArray[np.int64]:
+        """``(N,)`` int64: :func:`ganaug.rng.hash_text` of every key."""
+        return np.array([rng.hash_text(item.key) for item in self.items], np.int64)
+
+    @cached_property
+    def pool(self) -> PartnerPool:
+        """Faces of this dataset that have latents, grouped by label if the label is to be preserved."""
+        known = set(self.cache.keys())
+        keys = [item.key for item in self.items]
+        has_latent = np.array([key in known for key in keys], bool)
+        if len(keys) and not has_latent.any():
+            example = next(iter(sorted(known)), "nothing")
+            raise CacheError(
+                f"none of the {len(keys)} samples has latents in {self.cache.path}: the dataset's keys look like "
+                f"{keys[0]!r}, the cache's like {example!r}; run `ganaug precompute` on the same root, or give key="
+            )
+        groups = list_labels(self.dataset) if "label" in self.policy.preserve else None
+        return PartnerPool.build(keys, has_latent, groups)
+
+    @property
+    def coverage(self) -> float:
+        """Share of the samples that have latents."""
+        return float((self.pool.position >= 0).mean()) if len(self) else 0.0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch that :meth:`collate` draws for; :meth:`loader` counts by itself."""
+        if epoch < 0:
+            raise UserInputError(f"epoch must be 0 or more, got {epoch}")
+        self.epoch = int(epoch)
+
+    def draw(self, indices: Sequence[int], epoch: int) -> BatchRecipe:
+        """Recipes of some samples in an epoch, before the cache is read. The same whatever the batch.
+
+        Args:
+            indices: Dataset indices.
+            epoch: Epoch number.
+        """
+        at = np.asarray(indices, np.int64)
+        keys = [self.items[i].key for i in at]
+        pool = self.pool if self.policy.ratio_at(epoch) > 0.0 else None
+        classical = self.classical if isinstance(self.classical, ClassicalAugmentation) else None
+        return self.policy.draw(at, keys, self.key_hashes[at], epoch, pool, classical)
+
+    def latents_for(self, recipe: BatchRecipe, hashes: NDArray[np.uint8] | None = None) -> dict[str, torch.Tensor]:
+        """Latents that a batch needs, in one transaction; samples whose record cannot be used become real.
+
+        Args:
+            recipe: Changed in place where a record is missing, damaged or stale.
+            hashes: ``(B, 32)`` sha256 of the samples' files now, if known.
+
+        Returns:
+            ``"self"`` and the name of each edit with a partner -> ``(K, L, D)`` for the K generated samples; empty for
+            none.
+        """
+        wanted = np.flatnonzero(recipe.is_generated)
+        if not len(wanted):
+            self._count(recipe)
+            return {}
+        groups = {"self": [recipe.keys[i] for i in wanted]}
+        groups |= {name: [keys[i] for i in wanted] for name, keys in recipe.partners.items()}
+        found = self.cache.get_many([key for keys in groups.values() for key in keys])
+        blocks = {name: slice(n * len(wanted), (n + 1) * len(wanted)) for n, name in enumerate(groups)}
+        self._refuse_unusable(recipe, wanted, found, blocks, hashes)
+        usable = recipe.is_generated[wanted]
+        self._count(recipe)
+        return {name: torch.from_numpy(found.latents[block][usable]) for name, block in blocks.items()}
+
+    def _refuse_unusable(
+        self,
+        recipe: BatchRecipe,
+        wanted: NDArray[np.int64],
+        found: ManyLatents,
+        blocks: dict[str, slice],
+        hashes: NDArray[np.uint8] | None,
+    ) -> None:
+        own = found.status[: len(wanted)]
+        recipe.source[wanted[own != FOUND]] = Source.NO_LATENT
+        recipe.source[wanted[own == DAMAGED]] = Source.DAMAGED
+        if hashes is not None and hashes.size:
+            now = [bytes(row).hex() for row in hashes[wanted]]
+            unknown = "00" * HASH_BYTES  # the file could not be read, or the sample has none
+            pairs = zip(now, found.source_hashes[: len(wanted)], strict=True)
+            stale = (own == FOUND) & np.array([a != b and a != unknown for a, b in pairs], bool)
+            recipe.source[wanted[stale]] = Source.STALE
+        for column, name in enumerate(recipe.edit_names):
+            if name in blocks:  # an edit whose partner cannot be read is left out
+                recipe.active[wanted[found.status[blocks[name]] != FOUND], column] = False
+
+    def _count(self, recipe: BatchRecipe) -> None:
+        for source, number in zip(*np.unique(recipe.source, return_counts=True), strict=True):
+            name = Source(int(source)).name.lower()
+            self.counts[name] += int(number)
+            if source in (Source.STALE, Source.DAMAGED) and name not in self._warned:
+                self._warned.add(name)
+                key = recipe.keys[int(np.flatnonzero(recipe.source == source)[0])]
+                why = "its image has changed since" if source == Source.STALE else "its record fails the checksum"
+                warnings.warn(
+                    f"no variant for {key!r} in {self.cache.path}: {why}; the real image is used. "
+                    "Run `ganaug precompute` again to repair. Further cases are only counted (.counts).",
+                    stacklevel=2,
+                )
+
+    def loader(
+        self,
+        batch_size: int = 1,
+        shuffle: bool = False,
+        num_workers: int = 0,
+        device: str | torch.device = "cpu",
+        **options: Any,
+    ) -> "AugmentedLoader":
+        """A loader whose batches are augmented on ``device``.
+
+        Args:
+            batch_size: Samples per batch.
+            shuffle: New order each epoch, decided by (seed, epoch).
+            num_workers: Processes that read images; they never touch ``device``.
+            device: Where variants are made and batches arrive.
+            **options: Further arguments of ``torch.utils.data.DataLoader``, and ``return_info=True`` for provenance in
+                every batch.
+        """
+        from ganaug.loader import AugmentedLoader
+
+        return AugmentedLoader(
+            self, batch_size=batch_size, shuffle=shuffle, num_workers=num_workers, device=device, **options
+        )
+
+    def collate(self, device: str | torch.device = "cpu", **options: Any) -> "AugmentingCollate":
+        """A ``collate_fn`` for ``DataLoader(train, num_workers=0)``; it uses the epoch given to :meth:`set_epoch`.
+
+        Args:
+            device: Where variants are made and batches arrive.
+            **options: ``base_collate`` and ``return_info``, see :class:`ganaug.loader.AugmentingCollate`.
+        """
+        from ganaug.loader import AugmentingCollate
+
+        return AugmentingCollate(self, device, **options)
+
+    def __repr__(self) -> str:
+        names = [edit.name for edit in self.policy.edits]
+        return f"GANAugmentedDataset({self.dataset!r}, cache={str(self.cache.path)!r}, ratio={self.policy.ratio}, edits={names})"
+
+
+def fetch(
+    dataset: Dataset[Any], indices: Sequence[int], paths: Sequence[str | None] | None, hasher: FileHasher
+) -> IndexedItems:
+    """Items of a batch with their indices and, if ``paths`` are given, what their files hold now."""
+    if callable(getattr(dataset, "__getitems__", None)):
+        items = IndexedItems(dataset.__getitems__(list(indices)))  # type: ignore[attr-defined]
+    else:
+        items = IndexedItems([dataset[i] for i in indices])
+    items.indices = list(indices)
+    if paths is not None:
+        hashes = np.zeros((len(indices), HASH_BYTES), np.uint8)
+        for row, index in enumerate(indices):
+            path = paths[index]
+            if path is not None:
+                hashes[row] = np.frombuffer(hasher(path), np.uint8)
+        items.hashes = hashes
+    return items

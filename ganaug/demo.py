@@ -1,0 +1,148 @@
+"""The main job in miniature: faces -> cache -> training loop with variants -> contact sheet and figures."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from ganaug.cache import LatentCache
+from ganaug.dataset import GANAugmentedDataset
+from ganaug.faces.align import to_unit_range
+from ganaug.faces.images import find_images, read_image
+from ganaug.generators import load_generator
+from ganaug.interfaces import Generator
+from ganaug.inversion import build_inverter
+from ganaug.precompute import make_header, photos_in_folder, precompute
+from ganaug.preview import preview_sheet
+
+NUM_FACES = 32
+NUM_STEPS = 40
+IMAGE_SIZE = 64
+BATCH_SIZE = 16
+EPOCHS = 6
+
+
+class FaceFolder(Dataset[tuple[Tensor, int]]):
+    """Photos of a folder as ``(3, 64, 64)`` uint8 tensors; each photo is a person of its own, as in face recognition.
+
+    Args:
+        root: Folder.
+        names: Files below it, relative.
+    """
+
+    def __init__(self, root: Path, names: list[str]) -> None:
+        self.root = root
+        self.samples = [(str(root / name), number) for number, name in enumerate(names)]
+        self.targets = list(range(len(names)))
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        path, person = self.samples[index]
+        image, _ = read_image(path)
+        side = min(image.size)
+        left, top = (image.width - side) / 2, (image.height - side) / 2
+        box = (left, top, left + side, top + side)
+        chip = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS, box=box)
+        pixels = torch.frombuffer(bytearray(chip.tobytes()), dtype=torch.uint8)
+        return pixels.reshape(IMAGE_SIZE, IMAGE_SIZE, 3).permute(2, 0, 1), person
+
+
+@torch.no_grad()
+def draw_faces(generator: Generator, folder: Path, count: int, seed: int) -> None:
+    """Draws faces from the generator into ``folder/face-000.png`` and so on: nobody's photo."""
+    folder.mkdir(parents=True, exist_ok=True)
+    z = torch.randn(count, generator.z_dim, generator=torch.Generator().manual_seed(seed))
+    images = to_unit_range(generator.synthesis(generator.mapping(z, truncation_psi=0.7)))
+    for number, image in enumerate((images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()):
+        Image.fromarray(image).save(folder / f"face-{number:03d}.png")
+
+
+def small_classifier(num_classes: int) -> nn.Module:
+    """A few convolutions: enough to show a training loop, not to win anything."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for width in (16, 32, 64):
+        layers += [nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+        channels = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * channels, num_classes))
+
+
+def run_demo(
+    images: str | Path | None,
+    out: Path,
+    *,
+    num_faces: int = NUM_FACES,
+    steps: int = NUM_STEPS,
+    ratio: float = 0.5,
+    device: torch.device | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Runs the main job on a few faces.
+
+    Args:
+        images: Folder of face photos; None draws faces from the bundled generator.
+        out: Folder for ``faces.lmdb``, ``contact_sheet.png`` and ``summary.json``.
+        num_faces: How many of the photos to use.
+        steps: Inversion steps.
+        ratio: Share of generated samples in training.
+        device: Where to work; the CPU if None.
+        seed: Decides every draw.
+
+    Returns:
+        What is written to ``summary.json``.
+    """
+    started = time.monotonic()
+    device = device or torch.device("cpu")
+    out.mkdir(parents=True, exist_ok=True)
+    generator = load_generator("faces64", device)
+    root = Path(images) if images is not None else out / "faces"
+    if images is None:
+        draw_faces(generator, root, num_faces, seed)
+    names = find_images(root)[:num_faces]
+
+    inverter = build_inverter("hybrid", generator, "faces64", device, steps)
+    cache = LatentCache.create(out / "faces.lmdb", make_header(generator, "faces64", inverter))
+    photos = [photo for photo in photos_in_folder(root) if photo.key in set(names)]
+    inverted = precompute(photos, cache, inverter, device)
+
+    base = FaceFolder(root, [name for name in names if name in cache])
+    train = GANAugmentedDataset(base, cache, ratio=ratio, seed=seed)
+    loader = train.loader(batch_size=BATCH_SIZE, shuffle=True, device=device)
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        model = small_classifier(len(base)).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(EPOCHS):
+        for faces, people in loader:
+            loss = F.cross_entropy(model(faces.float() / 255.0), people)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+
+    sheet = out / "contact_sheet.png"
+    preview_sheet(train, sheet, num_faces=10, device=device)
+    made = train.counts["generated"]
+    summary = {
+        "seconds": round(time.monotonic() - started, 2),
+        "images": inverted.images,
+        "failed": inverted.failed,
+        "psnr_median": inverted.psnr_median,
+        "ratio": ratio,
+        "ratio_observed": round(made / max(sum(train.counts.values()), 1), 4),
+        "loss_first": round(losses[0], 4) if losses else None,
+        "loss_last": round(losses[-1], 4) if losses else None,
+        "contact_sheet": str(sheet),
+        "fingerprint": generator.fingerprint,
+    }
+    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    return summary

@@ -1,0 +1,60 @@
+"""Moving latents along unit directions, in standard deviations."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ganaug.interfaces import UserInputError
+
+
+class Direction:
+    """Adds ``strength * std * direction`` to chosen rows.
+
+    Args:
+        name: Name of the edit.
+        direction: ``(D,)``, made unit length.
+        std: Standard deviation of W along the direction, the unit of ``strength``.
+        rows: Rows of ``w_plus`` that move.
+        touches: Attributes that the direction changes.
+        strength: Range of |strength| in standard deviations; the sign is drawn too.
+
+    Example:
+        >>> edit = Direction("up", torch.tensor([0.0, 2.0]), std=0.5, rows=[0], touches=set())
+        >>> edit.apply(torch.zeros(1, 2, 2), {"strength": torch.tensor([2.0])})[0].tolist()
+        [[0.0, 1.0], [0.0, 0.0]]
+    """
+
+    needs_partner = False
+
+    def __init__(
+        self,
+        name: str,
+        direction: Tensor,
+        std: float,
+        rows: Sequence[int],
+        touches: set[str] | frozenset[str],
+        strength: tuple[float, float] = (1.0, 2.5),
+    ) -> None:
+        norm = float(direction.norm())
+        if direction.ndim != 1 or not norm > 0.0:
+            raise UserInputError(f"direction {name!r} must be one row (D,) of non-zero length, got shape {tuple(direction.shape)}")
+        self.name = name
+        self.direction = direction.float() / norm
+        self.std = float(std)
+        self.rows = tuple(rows)
+        self.touches = frozenset(touches)
+        self.strength = strength
+
+    def sample_params(self, uniforms: Tensor) -> dict[str, Tensor]:
+        """``strength (B,)``: magnitude uniform over the range, sign by a second number."""
+        low, high = self.strength
+        sign = torch.where(uniforms[:, 1] < 0.5, -1.0, 1.0)
+        return {"strength": (sign * (low + (high - low) * uniforms[:, 0])).float()}
+
+    def apply(self, w_plus: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        """``params``: ``strength (B,)``."""
+        rows = torch.zeros(w_plus.shape[1], device=w_plus.device, dtype=w_plus.dtype)
+        rows[list(self.rows)] = 1.0
+        step = params["strength"][:, None] * (self.direction.to(w_plus) * self.std)[None]  # (B, D)
+        return w_plus + rows[None, :, None] * step[:, None, :]

@@ -1,0 +1,30 @@
+"""How close an inversion came, per image."""
+
+import torch
+from kornia.metrics import ssim
+from torch import Tensor
+
+from ganaug.faces.align import to_unit_range
+
+QUALITY_NAMES = ("mse", "psnr", "ssim")
+
+# PSNR of two equal images is infinite; records hold finite numbers, and 8-bit images cannot be closer than this.
+MAX_PSNR_DB = 60.0
+
+
+@torch.no_grad()
+def reconstruction_quality(reconstructions: Tensor, images: Tensor) -> dict[str, Tensor]:
+    """Distance of reconstructions from their photos.
+
+    Args:
+        reconstructions: ``(B, 3, H, W)`` in [-1, 1].
+        images: ``(B, 3, H, W)`` in [-1, 1].
+
+    Returns:
+        ``mse`` of images in [0, 1], ``psnr`` in dB (at most 60), ``ssim`` (11x11 Gaussian window), each ``(B,)``; NaN
+        for an image that is not finite.
+    """
+    x, y = to_unit_range(reconstructions), to_unit_range(images)
+    mse = (x - y).square().mean(dim=(1, 2, 3))
+    psnr = (-10.0 * mse.log10()).clamp(max=MAX_PSNR_DB)
+    return {"mse": mse, "psnr": psnr, "ssim": ssim(x, y, window_size=11).mean(dim=(1, 2, 3))}

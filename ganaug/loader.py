@@ -1,0 +1,377 @@
+"""Augmented batches for a training loop: workers read, the main process makes variants, one batch ahead on CUDA."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import torch
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, SequentialSampler, default_collate, get_worker_info
+
+from ganaug import rng
+from ganaug.augment import BatchAugmenter
+from ganaug.batches import FileHasher, HostBatch, HostCollate, IndexedItems, add_info, find_images, move_to, replace_at
+from ganaug.dataset import GANAugmentedDataset, fetch
+from ganaug.interfaces import Generator, UserInputError, resolve_device
+from ganaug.provenance import BatchRecipe, Recipe
+
+
+class DeviceStage:
+    """The one callable that turns a batch from a worker into an augmented batch on the device.
+
+    Used by :class:`AugmentedLoader` in the main process, and by :class:`AugmentingCollate` where there are no workers.
+
+    Args:
+        train: The wrapped dataset.
+        device: Where variants are made and batches arrive.
+        return_info: Add provenance to every batch.
+
+    Raises:
+        UserInputError: For a device that is not there, or CUDA inside a worker.
+    """
+
+    def __init__(self, train: GANAugmentedDataset, device: str | torch.device, return_info: bool = False) -> None:
+        self.device = resolve_device(device)
+        refuse_cuda_in_worker(self.device)
+        self.train = train
+        self.return_info = return_info
+        classical = train.classical
+        if classical is not None and self.device.type != "cpu":
+            classical = copy.deepcopy(classical).to(self.device)
+        # The dataset keeps its generator on the CPU, so that it can be pickled and shared by loaders of several devices.
+        generator = train.generator
+        if generator.w_avg.device != self.device:
+            module = copy.deepcopy(cast(torch.nn.Module, generator))
+            generator = cast(Generator, module.to(self.device))
+        self.augmenter = BatchAugmenter(generator, list(train.policy.edits), classical)
+        self._range_checked = False
+
+    def __call__(self, host: HostBatch, epoch: int) -> Any:
+        """Augments one batch."""
+        recipe = self.train.draw(host.indices.tolist(), epoch)
+        return self.apply(host, recipe)
+
+    def apply(self, host: HostBatch, recipe: BatchRecipe) -> Any:
+        """Augments one batch by a given recipe."""
+        where = find_images(host.batch)
+        images = host.batch[where]
+        if len(images) != len(recipe):
+            raise UserInputError(f"the base collate made {len(images)} images of {len(recipe)} samples; it must keep them all")
+        self._check_range(images)
+        latents = self.train.latents_for(recipe, host.hashes.numpy() if host.hashes.numel() else None)
+        batch = move_to(host.batch, self.device)
+        images = batch[where]
+        if host.from_pil:
+            images = images.float() / 255.0
+        images = self.augmenter(images, recipe, latents)
+        batch = replace_at(batch, where, images)
+        return add_info(batch, self._info(host, recipe)) if self.return_info else batch
+
+    def _check_range(self, images: torch.Tensor) -> None:
+        """Looks at the first batch only: float images outside [0, 1] would be clamped to nonsense."""
+        if self._range_checked or not images.numel():
+            return
+        self._range_checked = True
+        if images.dtype == torch.uint8:
+            return
+        if not images.is_floating_point():
+            raise UserInputError(f"images must be uint8 or float in [0, 1], got {images.dtype}")
+        low, high = float(images.min()), float(images.max())
+        if low < -1e-3 or high > 1.0 + 1e-3:
+            raise UserInputError(
+                f"float images must be in [0, 1], got {low:.3g} to {high:.3g}; take Normalize out of the base dataset's "
+                "transform and normalise the batch after the loader"
+            )
+
+    def _info(self, host: HostBatch, recipe: BatchRecipe) -> dict[str, Any]:
+        generated = torch.from_numpy(recipe.is_generated.copy())
+        return {
+            "is_generated": generated.to(self.device, non_blocking=True),
+            "source_index": host.indices.to(self.device, non_blocking=True),
+            "source_key": recipe.keys,
+            "recipe": recipe.rows(),
+        }
+
+
+def refuse_cuda_in_worker(device: torch.device) -> None:
+    """Raises UserInputError inside a DataLoader worker when ``device`` is not the CPU."""
+    if device.type != "cpu" and get_worker_info() is not None:
+        raise UserInputError(
+            f"variants cannot be made on {device} inside a DataLoader worker (a forked worker cannot use CUDA); use "
+            f"train.loader(num_workers=..., device={str(device)!r}), or num_workers=0 with train.collate()"
+        )
+
+
+class AugmentingCollate:
+    """``collate_fn`` for ``DataLoader(train, ..., num_workers=0)``.
+
+    Args:
+        train: The wrapped dataset; its :meth:`~GANAugmentedDataset.set_epoch` decides the epoch.
+        device: Where variants are made and batches arrive.
+        base_collate: What makes the container from items.
+        return_info: Add provenance to every batch.
+    """
+
+    def __init__(
+        self,
+        train: GANAugmentedDataset,
+        device: str | torch.device = "cpu",
+        *,
+        base_collate: Callable[[Any], Any] = default_collate,
+        return_info: bool = False,
+    ) -> None:
+        self.stage = DeviceStage(train, device, return_info)
+        self.host_collate = HostCollate(base_collate)
+
+    def __call__(self, items: Sequence[Any]) -> Any:
+        """Items of one batch -> augmented batch on the device."""
+        refuse_cuda_in_worker(self.stage.device)
+        return self.stage(self.host_collate(items), self.stage.train.epoch)
+
+
+class _WorkerDataset(Dataset[Any]):
+    """What workers receive: the base dataset and its paths, without generator, cache or edits."""
+
+    def __init__(self, train: GANAugmentedDataset) -> None:
+        self.dataset = train.dataset
+        self.paths = [item.path for item in train.items] if train.policy.may_generate else None
+        self.length = len(train)
+        self.hasher = FileHasher()
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> IndexedItems:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: list[int]) -> IndexedItems:
+        return fetch(self.dataset, indices, self.paths, self.hasher)
+
+
+class KeyedSampler(Sampler[int]):
+    """A new order each epoch that depends on (seed, epoch) alone, so that an epoch can be resumed in its middle."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch whose order is given."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(rng.permutation(self.seed, self.epoch, self.length, "shuffle").tolist())
+
+
+class _SkippingBatchSampler(Sampler[list[int]]):
+    """Leaves out the first ``skip`` batches of one pass, without loading them."""
+
+    def __init__(self, batch_sampler: Any) -> None:
+        self.batch_sampler = batch_sampler
+        self.skip = 0
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        skip, self.skip = self.skip, 0
+        for number, indices in enumerate(self.batch_sampler):
+            if number >= skip:
+                yield list(indices)
+
+
+class AugmentedLoader:
+    """Iterates over augmented batches; made by :meth:`GANAugmentedDataset.loader`.
+
+    Each pass is an epoch: the first is 0 unless :meth:`set_epoch` says otherwise. Draws depend on (seed, epoch, sample
+    key), so workers, batch size, ranks and resuming change nothing about what a sample receives.
+
+    Args:
+        train: The wrapped dataset.
+        batch_size: Samples per batch.
+        shuffle: New order each epoch, decided by (seed, epoch).
+        num_workers: Processes that read images.
+        device: Where variants are made and batches arrive.
+        return_info: Add ``is_generated``, ``source_index``, ``source_key`` and ``recipe`` to every batch.
+        collate_fn: Base collate that makes the container from items.
+        **options: Further arguments of ``torch.utils.data.DataLoader`` (``sampler``, ``batch_sampler``, ``drop_last``,
+            ``pin_memory``, ``persistent_workers``, ``multiprocessing_context``, ...).
+
+    Attributes:
+        dataset: The wrapped dataset.
+        sampler: The sampler in use.
+        epoch: Epoch of the pass under way, or of the last one.
+    """
+
+    def __init__(
+        self,
+        train: GANAugmentedDataset,
+        batch_size: int = 1,
+        shuffle: bool = False,
+        num_workers: int = 0,
+        device: str | torch.device = "cpu",
+        *,
+        return_info: bool = False,
+        collate_fn: Callable[[Any], Any] | None = None,
+        **options: Any,
+    ) -> None:
+        self.dataset = train
+        self.stage = DeviceStage(train, device, return_info)
+        self.device = self.stage.device
+        batches = self._batch_sampler(batch_size, shuffle, options)
+        self.sampler = getattr(batches, "sampler", batches)
+        self._batches = _SkippingBatchSampler(batches)
+        options.setdefault("pin_memory", self.device.type == "cuda")
+        self.loader: DataLoader[Any] = DataLoader(
+            _WorkerDataset(train),
+            batch_sampler=self._batches,
+            num_workers=num_workers,
+            collate_fn=HostCollate(collate_fn or default_collate),
+            **options,
+        )
+        self.batch_sampler = batches
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.epoch = 0
+        self._next_epoch = 0
+        self._sampler_epoch: int | None = None
+        self._yielded = 0
+        self._skip = 0
+        self._stream: torch.cuda.Stream | None = None
+
+    def _batch_sampler(self, batch_size: int, shuffle: bool, options: dict[str, Any]) -> Any:
+        """What DataLoader would build from these options, with a shuffle that can be resumed."""
+        given = options.pop("batch_sampler", None)
+        sampler, drop_last = options.pop("sampler", None), options.pop("drop_last", False)
+        if given is not None:
+            if sampler is not None or shuffle or drop_last:
+                raise UserInputError("batch_sampler excludes sampler, shuffle and drop_last")
+            return given
+        if batch_size is None or batch_size < 1:
+            raise UserInputError(f"batch_size must be at least 1, got {batch_size}")
+        if sampler is not None and shuffle:
+            raise UserInputError("sampler excludes shuffle: the sampler decides the order")
+        if sampler is None:
+            train = self.dataset
+            sampler = KeyedSampler(len(train), train.policy.seed) if shuffle else SequentialSampler(train)
+        return BatchSampler(sampler, batch_size, drop_last)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes the next pass epoch ``epoch``; forwarded to a sampler that has ``set_epoch``."""
+        if epoch < 0:
+            raise UserInputError(f"epoch must be 0 or more, got {epoch}")
+        self._next_epoch = int(epoch)
+
+    def _begin_epoch(self) -> int:
+        # A DistributedSampler is usually told its epoch by the training loop. If that happened since the last pass, the
+        # loop's word counts; otherwise the sampler is told ours.
+        told = getattr(self.sampler, "epoch", None)
+        if self._sampler_epoch is not None and told is not None and told != self._sampler_epoch:
+            self._next_epoch = int(told)
+        elif self._sampler_epoch is None and told:
+            self._next_epoch = max(self._next_epoch, int(told))
+        epoch = self._next_epoch
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch)
+            self._sampler_epoch = epoch
+        self._next_epoch = epoch + 1
+        return epoch
+
+    def __iter__(self) -> Iterator[Any]:
+        self.epoch = epoch = self._begin_epoch()
+        self._yielded, self._batches.skip, self._skip = self._skip, self._skip, 0
+        hosts = iter(self.loader)
+        batches = self._ahead(hosts, epoch) if self.device.type == "cuda" else (self.stage(h, epoch) for h in hosts)
+        for batch in batches:
+            self._yielded += 1
+            yield batch
+
+    def _ahead(self, hosts: Iterator[HostBatch], epoch: int) -> Iterator[Any]:
+        """Makes the next batch on a side stream while the caller works with this one."""
+        if self._stream is None:  # one stream for the loader's life: a new one per epoch makes reserved memory grow
+            self._stream = torch.cuda.Stream(self.device)
+        stream = self._stream
+        ready: Any = None
+        first = True
+        for host in hosts:
+            with torch.cuda.stream(stream):
+                upcoming = self.stage(host, epoch)
+            if not first:
+                yield ready
+            # The caller's stream waits for the side stream, on the device; the host does not wait.
+            torch.cuda.current_stream(self.device).wait_stream(stream)
+            _record_stream(upcoming, torch.cuda.current_stream(self.device))
+            ready, first = upcoming, False
+        if not first:
+            yield ready
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position in the middle of an epoch, as JSON-able values."""
+        return {
+            "epoch": self.epoch,
+            "batches_yielded": self._yielded,
+            "next_epoch": self._next_epoch,
+            "seed": self.dataset.policy.seed,
+            "length": len(self),
+            "batch_size": self.batch_size,
+            "fingerprint": self.dataset.header.fingerprint,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues where :meth:`state_dict` was taken: the next pass starts after the batches already seen.
+
+        Raises:
+            UserInputError: If the state belongs to another seed, batch size, length or generator.
+        """
+        mine = self.state_dict()
+        different = [k for k in ("seed", "length", "batch_size", "fingerprint") if state.get(k) != mine[k]]
+        if different:
+            told = "; ".join(f"{k} {state.get(k)!r} there, {mine[k]!r} here" for k in different)
+            raise UserInputError(f"this state belongs to another loader: {told}")
+        finished = state["batches_yielded"] >= state["length"]
+        self._next_epoch = state["next_epoch"] if finished else state["epoch"]
+        self._skip = 0 if finished else state["batches_yielded"]
+        # Nothing that the sampler was told before counts as newer than the state.
+        self._sampler_epoch = getattr(self.sampler, "epoch", None)
+
+
+def _record_stream(batch: Any, stream: torch.cuda.Stream) -> None:
+    """Tells the allocator that tensors made on the side stream are used on another."""
+    if isinstance(batch, torch.Tensor):
+        if batch.is_cuda:
+            batch.record_stream(stream)
+    elif isinstance(batch, dict):
+        for value in batch.values():
+            _record_stream(value, stream)
+    elif isinstance(batch, (tuple, list)):
+        for value in batch:
+            _record_stream(value, stream)
+
+
+def replay(train: GANAugmentedDataset, recipe: Recipe, device: str | torch.device = "cpu") -> Any:
+    """Makes one sample again from its recipe.
+
+    Args:
+        train: The wrapped dataset, with the same cache, edits and classical augmentation.
+        recipe: From ``return_info=True``, or read back with :meth:`Recipe.from_dict`.
+        device: Where to make it.
+
+    Returns:
+        A batch of one, in the container of the base dataset.
+
+    Raises:
+        UserInputError: If the dataset has no sample of that key.
+    """
+    index = next((i for i, item in enumerate(train.items) if item.key == recipe.key), None)
+    if index is None:
+        raise UserInputError(f"no sample with key {recipe.key!r} in this dataset")
+    stage = DeviceStage(train, device)
+    dtypes = {name: value.dtype for name, value in train.draw([index], recipe.epoch).classical.items()}
+    names = [edit.name for edit in train.policy.edits]
+    batch = BatchRecipe.from_rows([recipe], names, dtypes)
+    host = HostCollate()(fetch(train.dataset, [index], None, FileHasher()))
+    return stage.apply(host, batch)

@@ -1,0 +1,229 @@
+"""align -> invert -> cache: once per dataset, killed and started again at any moment.
+
+The list of images is cut into batches at fixed places. A batch is committed whole, and a batch that has to be done again
+is done with the same images, so that a run that was killed and resumed ends with the same bytes as one that was not.
+"""
+
+import importlib
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from ganaug.cache import CacheHeader, LatentCache, Record
+from ganaug.faces.align import Alignment, align, to_model_range
+from ganaug.faces.images import MIN_SIDE, content_hash, find_images, read_image
+from ganaug.faces.sources import list_items
+from ganaug.interfaces import CacheError, Generator, ImageError, Inverter, UserInputError
+from ganaug.inversion.quality import QUALITY_NAMES
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One image to invert.
+
+    Attributes:
+        key: Key of its record.
+        read: Returns the upright RGB image and the sha256 (hex) of its source. Raises ImageError.
+    """
+
+    key: str
+    read: Callable[[], tuple[Image.Image, str]]
+
+
+@dataclass(frozen=True)
+class PrecomputeResult:
+    """Figures of a run.
+
+    Attributes:
+        images: Images of the source that have latents now.
+        failed: Images that could not be read or inverted.
+        inverted: Images inverted by this run; the others were there already.
+        seconds: Duration of this run.
+        psnr_median: Median PSNR of the reconstructions in dB; None without any.
+    """
+
+    images: int
+    failed: int
+    inverted: int
+    seconds: float
+    psnr_median: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers only."""
+        return asdict(self)
+
+
+def photos_in_folder(root: str | Path) -> list[Photo]:
+    """All images under a folder; keys are paths relative to it."""
+    root = Path(root)
+    return [Photo(name, lambda path=root / name: read_image(path)) for name in find_images(root)]  # type: ignore[misc]
+
+
+def photos_of_dataset(dataset: Dataset[Any], key: Callable[[int], str] | None = None) -> list[Photo]:
+    """All items of a map-style dataset. Files that it knows are read themselves, so its transform plays no part."""
+    items = list_items(dataset, key)
+
+    def read(index: int) -> tuple[Image.Image, str]:
+        path = items[index].path
+        return read_image(path) if path is not None else _image_of(dataset[index], items[index].key)
+
+    return [Photo(item.key, lambda i=i: read(i)) for i, item in enumerate(items)]  # type: ignore[misc]
+
+
+def _image_of(item: Any, key: str) -> tuple[Image.Image, str]:
+    """The image of an item, and the hash of its pixels."""
+    values = list(item.values()) if isinstance(item, dict) else list(item) if isinstance(item, (tuple, list)) else [item]
+    for value in values:
+        if isinstance(value, torch.Tensor) and value.ndim == 3 and value.shape[0] == 3:
+            unit = value if value.dtype == torch.uint8 else (value.clamp(0, 1) * 255).round().to(torch.uint8)
+            value = Image.fromarray(unit.permute(1, 2, 0).contiguous().numpy())
+        if isinstance(value, Image.Image):
+            image = value.convert("RGB")
+            if min(image.size) < MIN_SIDE:
+                raise ImageError(f"{key}: image of {image.width}x{image.height} px is too small, at least {MIN_SIDE} px a side")
+            return image, content_hash(image.tobytes())
+    raise ImageError(f"{key}: no RGB image in the item, which holds {[type(v).__name__ for v in values]}")
+
+
+def photos_from(source: str) -> list[Photo]:
+    """Photos of SRC: a folder, or ``package.module:function`` that returns a dataset.
+
+    Raises:
+        UserInputError: If the function cannot be imported or does not return a dataset.
+        ImageError: If the folder is missing or empty.
+    """
+    module_name, colon, function_name = source.partition(":")
+    if not colon or os.path.isdir(source) or "/" in module_name:
+        return photos_in_folder(source)
+    if os.getcwd() not in sys.path:  # as `python -m` does, so that a module beside the user is found
+        sys.path.insert(0, os.getcwd())
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise UserInputError(f"cannot import {source!r}: {error}; expected a folder or package.module:function") from error
+    return photos_of_dataset(function())
+
+
+def make_header(generator: Generator, model: str | Path, inverter: Inverter, dtype: str = "float16") -> CacheHeader:
+    """Header of a cache for this generator and inverter."""
+    path = Path(model)
+    return CacheHeader(
+        generator=str(path.resolve()) if path.is_file() else str(model),
+        fingerprint=generator.fingerprint,
+        latent_spec=generator.latent_spec,
+        alignment=Alignment(size=generator.img_resolution).to_dict(),
+        inverter=inverter.settings,
+        quality_names=QUALITY_NAMES,
+        dtype=dtype,
+    )
+
+
+def precompute(
+    photos: Sequence[Photo],
+    cache: LatentCache,
+    inverter: Inverter,
+    device: torch.device,
+    batch_size: int = 32,
+    progress: bool = True,
+) -> PrecomputeResult:
+    """Inverts what is not in the cache yet.
+
+    An image that cannot be read or inverted is recorded with the reason and left out; the others go on. A record whose
+    image has changed, or that fails its checksum, is made again.
+
+    Args:
+        photos: What to invert, in a fixed order.
+        cache: Where to store, see :meth:`LatentCache.create`.
+        inverter: How to invert; its networks are on ``device``.
+        device: Where to invert.
+        batch_size: Images at a time. Part of the exact result: a convolution of another batch size rounds differently.
+        progress: Show a progress bar.
+    """
+    if batch_size < 1:
+        raise UserInputError(f"batch_size must be at least 1, got {batch_size}")
+    started = time.monotonic()
+    alignment = Alignment.from_dict(dict(cache.header.alignment))
+    inverted, failed = 0, 0
+    with tqdm(total=len(photos), unit="img", desc="inverting", disable=None if progress else True) as bar:
+        for first in range(0, len(photos), batch_size):
+            batch = photos[first : first + batch_size]
+            done, lost = _precompute_batch(batch, cache, inverter, alignment, device)
+            inverted, failed = inverted + done, failed + lost
+            bar.update(len(batch))
+    keys = {photo.key for photo in photos}
+    psnr = [record.quality["psnr"] for record in cache.records() if record.key in keys]
+    seconds = round(time.monotonic() - started, 3)
+    median = round(statistics.median(psnr), 3) if psnr else None
+    return PrecomputeResult(len(psnr), failed, inverted, seconds, median)
+
+
+def quality_summary(cache: LatentCache) -> dict[str, dict[str, float]]:
+    """5th percentile, median and 95th percentile of each quality figure over the records of a cache."""
+    rows = [record.quality for record in cache.records()]
+    summary = {}
+    for name in cache.header.quality_names if rows else ():
+        low, middle, high = np.nanpercentile([row[name] for row in rows], [5, 50, 95])
+        summary[name] = {"p5": round(float(low), 4), "median": round(float(middle), 4), "p95": round(float(high), 4)}
+    return summary
+
+
+def _precompute_batch(
+    batch: Sequence[Photo], cache: LatentCache, inverter: Inverter, alignment: Alignment, device: torch.device
+) -> tuple[int, int]:
+    """Inverts one batch; returns how many records were written and how many images failed."""
+    stored = _stored_hashes(cache, [photo.key for photo in batch])
+    readable: list[tuple[str, NDArray[np.uint8], NDArray[np.float32], str]] = []
+    failures: dict[str, str] = {}
+    for photo in batch:
+        try:
+            image, source_hash = photo.read()
+        except ImageError as error:
+            failures[photo.key] = str(error)
+            continue
+        chip, transform = align(image, alignment)
+        readable.append((photo.key, chip, transform, source_hash))
+    needed = [i for i, (key, _, _, source_hash) in enumerate(readable) if stored.get(key) != source_hash]
+    records: list[Record] = []
+    if needed:
+        chips = np.stack([chip for _, chip, _, _ in readable])
+        images = to_model_range(torch.from_numpy(chips).permute(0, 3, 1, 2)).to(device)
+        inversion = inverter.invert(images)
+        latents = inversion.w_plus.float().cpu().numpy()
+        quality = {name: values.float().cpu().tolist() for name, values in inversion.quality.items()}
+        for i in needed:
+            key, _, transform, source_hash = readable[i]
+            if not np.isfinite(latents[i]).all():
+                failures[key] = f"{key}: inversion gave numbers that are not finite"
+                continue
+            row = {name: values[i] for name, values in quality.items()}
+            records.append(Record(key, latents[i], row, transform, source_hash))
+    if records:
+        cache.put_many(records)
+    if failures:
+        cache.put_failures(failures)
+        for reason in failures.values():
+            tqdm.write(f"left out: {reason}", file=sys.stderr)
+    return len(records), len(failures)
+
+
+def _stored_hashes(cache: LatentCache, keys: list[str]) -> dict[str, str]:
+    """Source hash of each record that is there and whole."""
+    hashes = {}
+    for key in keys:
+        try:
+            hashes[key] = cache.get(key).source_hash
+        except (KeyError, CacheError):
+            continue
+    return hashes

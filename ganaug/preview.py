@@ -1,0 +1,115 @@
+"""A look at what the augmentation does: photo, inversion, every edit, and what a training loop would see."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ganaug.batches import FileHasher, HostCollate, find_images
+from ganaug.cache import LatentCache
+from ganaug.dataset import GANAugmentedDataset, fetch
+from ganaug.faces.align import Alignment, align, to_unit_range
+from ganaug.faces.images import find_images as find_image_files
+from ganaug.faces.images import read_image
+from ganaug.generators import load_generator
+from ganaug.interfaces import NUM_EDIT_UNIFORMS, CacheError
+from ganaug.loader import DeviceStage
+from ganaug.rng import uniforms
+from ganaug.sheet import contact_sheet
+
+# PNG text chunk that marks a picture with generated faces in it.
+SYNTHETIC_TAG = "ganaug:synthetic"
+
+
+@torch.no_grad()
+def preview_sheet(train: GANAugmentedDataset, out: Path, num_faces: int = 10, device: torch.device | None = None) -> Image.Image:
+    """Draws and saves a contact sheet of the first samples that have latents.
+
+    Rows: photo, inversion, one row per edit of the policy, and two rows as served to a training loop: real and generated
+    at the policy's ratio, drawn edits, classical augmentation.
+
+    Args:
+        train: Wrapped dataset.
+        out: PNG to write; the text chunk ``ganaug:synthetic`` says that it holds generated faces.
+        num_faces: Columns.
+        device: Where to make variants.
+
+    Raises:
+        CacheError: If no sample has latents.
+    """
+    members = np.flatnonzero(train.pool.position >= 0)[:num_faces]
+    if not len(members):
+        raise CacheError(f"no sample of the dataset has latents in {train.cache.path}")
+    stage = DeviceStage(train, device or torch.device("cpu"))
+    generator = stage.augmenter.generator
+    host = HostCollate()(fetch(train.dataset, members.tolist(), None, FileHasher()))
+    photos: Tensor = host.batch[find_images(host.batch)]
+    photos = photos.float() / 255.0 if photos.dtype == torch.uint8 else photos.float()
+    keys = [train.items[i].key for i in members]
+    latents = torch.from_numpy(train.cache.get_many(keys).latents).to(stage.device)
+    rows = [("photo", photos), ("inversion", to_unit_range(generator.synthesis(latents)))]
+    for edit in train.policy.edits:
+        numbers = uniforms(train.policy.seed, 0, train.key_hashes[members], f"edit {edit.name}", NUM_EDIT_UNIFORMS + 1)
+        params = {k: v.to(stage.device) for k, v in edit.sample_params(torch.from_numpy(numbers[:, :-1])).items()}
+        if edit.needs_partner:
+            partners = train.pool.draw(members, numbers[:, -1], keys)
+            params["partner"] = torch.from_numpy(train.cache.get_many(partners).latents).to(stage.device)
+        rows.append((edit.name, to_unit_range(generator.synthesis(edit.apply(latents, params)))))
+    rows += [(f"as served,\nepoch {epoch}", _served(stage, photos, train, members, epoch)) for epoch in range(2)]
+    sheet = contact_sheet([(caption, images.cpu()) for caption, images in rows])
+    info = PngInfo()
+    info.add_text(SYNTHETIC_TAG, f"faces made by ganaug with generator {train.header.fingerprint}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(out, pnginfo=info)
+    return sheet
+
+
+def _served(stage: DeviceStage, photos: Tensor, train: GANAugmentedDataset, members: np.ndarray, epoch: int) -> Tensor:
+    """The faces exactly as the loader serves them in an epoch, real and generated."""
+    recipe = train.draw(members.tolist(), epoch)
+    counts = train.counts.copy()
+    latents = train.latents_for(recipe)
+    train.counts = counts  # looking is not serving
+    return stage.augmenter(photos.to(stage.device), recipe, latents)
+
+
+class PhotoDataset(Dataset[tuple[Tensor, int]]):
+    """Photos of a folder that have records in a cache, as ``(3, R, R)`` uint8 chips of the generator's size."""
+
+    def __init__(self, root: str | Path, cache: str | Path) -> None:
+        opened = LatentCache(cache)
+        self.alignment = Alignment.from_dict(dict(opened.header.alignment))
+        known = set(opened.keys())
+        self.root = str(root)
+        self.samples = [(str(Path(root) / name), 0) for name in find_image_files(root) if name in known]
+        if not self.samples:
+            raise CacheError(f"no image under {root} has a record in {cache}; give the folder that was precomputed")
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        chip, _ = align(read_image(self.samples[index][0])[0], self.alignment)
+        return torch.from_numpy(chip.copy()).permute(2, 0, 1), 0
+
+
+class InversionDataset(Dataset[tuple[Tensor, int]]):
+    """The faces of a cache, drawn by its generator: for a look without the photos."""
+
+    def __init__(self, cache: str | Path) -> None:
+        self.cache = LatentCache(cache)
+        self.files = self.cache.keys()
+        self.generator = load_generator(self.cache.header.generator)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @torch.no_grad()
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        latents = torch.from_numpy(self.cache.get(self.files[index]).latents).float()
+        image = to_unit_range(self.generator.synthesis(latents[None]))[0]
+        return (image * 255).round().to(torch.uint8), 0
