@@ -1,7 +1,7 @@
 """GAN-based augmentation of face datasets, on the fly, in PyTorch.
 
-A latent cache is made once (``ganaug precompute``); from then on :class:`GANAugmentedDataset` gives semantic variants of
-the user's own faces in every batch.
+A latent cache is made once (``ganaug precompute``); from then on :class:`GANAugmentedDataset` gives semantic variants
+of the user's own faces in every batch.
 """
 
 __version__ = "0.1.0"

@@ -92,7 +92,7 @@ class BatchAugmenter:
         with torch.random.fork_rng(devices=cuda):
             for image, key in zip(images.split(1), recipe.keys, strict=True):
                 seed = hash_text(f"{recipe.seed} {recipe.epoch} {key} classical module")
-                torch.random.default_generator.manual_seed(seed)
+                torch.default_generator.manual_seed(seed)
                 for index in cuda:
                     torch.cuda.default_generators[index.index or 0].manual_seed(seed)
                 out.append(self.classical(image))
@@ -108,8 +108,8 @@ class BatchAugmenter:
 def place(variants: Tensor, images: Tensor) -> Tensor:
     """Variants at the size and place of the face in the items that they stand for.
 
-    The chip is the largest centred square of the photo (see :mod:`ganaug.faces.align`), so the variant covers that square
-    of the item; outside it, in items that are not square, the item's own pixels stay.
+    The chip is the largest centred square of the photo (see :mod:`ganaug.faces.align`), so the variant covers that
+    square of the item; outside it, in items that are not square, the item's own pixels stay.
 
     Args:
         variants: ``(K, 3, R, R)`` in [0, 1].

@@ -123,7 +123,9 @@ class HostCollate:
                 ) from error
             raise
         hashes = torch.empty(0, dtype=torch.uint8) if items.hashes is None else torch.from_numpy(items.hashes)
-        return HostBatch(batch, torch.tensor(items.indices, dtype=torch.int64), hashes, any(pil for _, pil in converted))
+        return HostBatch(
+            batch, torch.tensor(items.indices, dtype=torch.int64), hashes, any(pil for _, pil in converted)
+        )
 
 
 def _values(container: Any) -> list[Any]:
@@ -153,7 +155,9 @@ def find_images(batch: Any) -> Any:
         if isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] == 3:
             return where
     shapes = [tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__ for _, v in pairs]
-    raise UserInputError(f"no RGB images (B, 3, H, W) found at the top level of the batch; it holds {shapes or type(batch).__name__}")
+    raise UserInputError(
+        f"no RGB images (B, 3, H, W) found at the top level of the batch; it holds {shapes or type(batch).__name__}"
+    )
 
 
 def replace_at(batch: Any, where: Any, value: Any) -> Any:

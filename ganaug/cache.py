@@ -278,7 +278,7 @@ class LatentCache:
         storages = [_storage_key(key) for key in keys]
         # In the order of the file: neighbours share pages, and a cold disk is read in one direction.
         order = sorted(range(len(storages)), key=storages.__getitem__)
-        status = np.full(len(storages), MISSING, dtype=np.uint8)
+        status = bytearray([MISSING]) * len(storages)  # an array's elements would cost ten times as much to set
         hashes = [""] * len(storages)
         fresh: list[int] = []
         with lmdb_pool.reading(self.path, _NAMES, _RECORDS, self._map_size) as (handle, transaction):
@@ -290,7 +290,6 @@ class LatentCache:
             size = layout.latent_bytes
             raw = np.empty((len(storages), size), dtype=np.uint8)
             target, get, intact = raw.reshape(-1).data, transaction.get, layout.is_intact
-            rows: list[int] = []
             for row in order:
                 storage = storages[row]
                 value = get(storage)
@@ -303,17 +302,17 @@ class LatentCache:
                     fresh.append(row)
                 target[row * size : (row + 1) * size] = value[-size:]
                 hashes[row] = value[_HASH].hex()
-                rows.append(row)
-            status[rows] = FOUND
+                status[row] = FOUND
             if fresh:
                 for row, finite in zip(fresh, layout.finite_rows(raw[fresh]), strict=True):
                     if finite:
                         verified.add(storages[row])
                     else:  # intact, but written by something that did not refuse it
                         status[row], hashes[row] = DAMAGED, ""
-        if fresh or len(rows) < len(storages):
-            raw[status != FOUND] = 0
-        return ManyLatents(layout.to_float32(raw), status, hashes)
+        statuses = np.frombuffer(status, dtype=np.uint8)
+        if any(status):
+            raw[statuses != FOUND] = 0
+        return ManyLatents(layout.to_float32(raw), statuses, hashes)
 
     def put_many(self, records: Iterable[Record]) -> None:
         """Writes records in one transaction: all of them or none are there afterwards, also after a kill or power cut.

@@ -35,7 +35,9 @@ def resolve(name_or_path: str | Path) -> Path:
     path = BUNDLED.get(str(name_or_path), Path(name_or_path))
     if not path.is_file():
         names = ", ".join(sorted(BUNDLED))
-        raise CheckpointError(f"no generator {str(name_or_path)!r}: expected one of the bundled names ({names}) or a .safetensors file")
+        raise CheckpointError(
+            f"no generator {str(name_or_path)!r}: expected one of the bundled names ({names}) or a .safetensors file"
+        )
     return path
 
 
@@ -51,7 +53,9 @@ def read_metadata(path: Path) -> dict[str, Any]:
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error
     if raw.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: format is {raw.get('format')!r}, expected {FORMAT!r}; files written by `ganaug train` have it")
+        raise CheckpointError(
+            f"{path}: format is {raw.get('format')!r}, expected {FORMAT!r}; files written by `ganaug train` have it"
+        )
     try:
         described: dict[str, Any] = json.loads(raw["description"])
     except (KeyError, ValueError) as error:
@@ -69,7 +73,11 @@ def read_part(path: Path, part: str) -> dict[str, Tensor]:
     prefix = part + "."
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name[len(prefix) :]: file.get_tensor(name).float() for name in file.keys() if name.startswith(prefix)}
+            tensors = {
+                name[len(prefix) :]: file.get_tensor(name).float()
+                for name in file.keys()  # noqa: SIM118 - no mapping
+                if name.startswith(prefix)
+            }
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged: {error}") from error
     if not tensors:
@@ -80,7 +88,9 @@ def read_part(path: Path, part: str) -> dict[str, Tensor]:
     return tensors
 
 
-def write(path: Path, parts: Mapping[str, Mapping[str, Tensor]], description: Mapping[str, Any], *, half: bool = True) -> str:
+def write(
+    path: Path, parts: Mapping[str, Mapping[str, Tensor]], description: Mapping[str, Any], *, half: bool = True
+) -> str:
     """Writes a model file atomically.
 
     Args:
@@ -96,7 +106,11 @@ def write(path: Path, parts: Mapping[str, Mapping[str, Tensor]], description: Ma
     if unknown:
         raise ValueError(f"unknown parts {sorted(unknown)}; expected some of {PARTS}")
     dtype = torch.float16 if half else torch.float32
-    tensors = {f"{part}.{name}": t.detach().cpu().to(dtype).contiguous() for part, state in parts.items() for name, t in state.items()}
+    tensors = {
+        f"{part}.{name}": t.detach().cpu().to(dtype).contiguous()
+        for part, state in parts.items()
+        for name, t in state.items()
+    }
     metadata = {"format": FORMAT, "description": json.dumps(description, sort_keys=True)}
     temporary = path.with_name(path.name + ".tmp")
     save_file(tensors, temporary, metadata)

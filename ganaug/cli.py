@@ -28,14 +28,18 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ganaug {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, run: Callable[[argparse.Namespace], dict[str, Any]], summary: str) -> argparse.ArgumentParser:
+    def command(
+        name: str, run: Callable[[argparse.Namespace], dict[str, Any]], summary: str
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=summary, description=summary)
         sub.add_argument("--json", metavar="FILE", type=Path, help="also write the figures to FILE")
         sub.set_defaults(run=run)
         return sub
 
     demo = command("demo", _demo, "The main job in miniature: faces, cache, training loop, contact sheet.")
-    demo.add_argument("--images", metavar="DIR", help="folder of face photos (default: faces from the bundled generator)")
+    demo.add_argument(
+        "--images", metavar="DIR", help="folder of face photos (default: faces from the bundled generator)"
+    )
     demo.add_argument("--out", metavar="DIR", type=Path, default=Path("ganaug-demo"), help="default: %(default)s")
     demo.add_argument("--limit", metavar="N", type=_positive, default=32, help="faces to use (default: %(default)s)")
     demo.add_argument("--steps", metavar="N", type=_positive, default=40, help="inversion steps (default: %(default)s)")
@@ -136,7 +140,12 @@ def _preview(args: argparse.Namespace) -> dict[str, Any]:
     edits = args.edits.split(",") if args.edits else None
     train = GANAugmentedDataset(base, args.cache, ratio=1.0, edits=edits, seed=args.seed)
     sheet = preview_sheet(train, args.out, args.num_faces, device)
-    return {"out": str(args.out), "width": sheet.width, "height": sheet.height, "edits": [e.name for e in train.policy.edits]}
+    return {
+        "out": str(args.out),
+        "width": sheet.width,
+        "height": sheet.height,
+        "edits": [e.name for e in train.policy.edits],
+    }
 
 
 def _train(args: argparse.Namespace) -> dict[str, Any]:

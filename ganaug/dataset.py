@@ -33,8 +33,8 @@ Classical = Literal["default"] | nn.Module | None
 class GANAugmentedDataset(Dataset[Any]):
     """Any map-style face dataset, with semantic variants of its own faces in every batch.
 
-    Indexing gives the base dataset's items unchanged, so a plain ``DataLoader(train)`` sees the real images. Variants are
-    made batch by batch by :meth:`loader` (any number of workers) or :meth:`collate` (``num_workers=0``).
+    Indexing gives the base dataset's items unchanged, so a plain ``DataLoader(train)`` sees the real images. Variants
+    are made batch by batch by :meth:`loader` (any number of workers) or :meth:`collate` (``num_workers=0``).
 
     Args:
         dataset: Map-style dataset with tuple or dict items holding one RGB image each (PIL, uint8 or float in [0, 1]).
@@ -45,10 +45,11 @@ class GANAugmentedDataset(Dataset[Any]):
         classical: ``"default"``, None, a :class:`ClassicalAugmentation`, or any module that maps images to images
             (applied sample by sample, seeded by the recipe).
         preserve: What must not change: attributes such as ``"identity"``, and ``"label"`` (partner faces are then drawn
-            from the same label only). Edits given by name that touch a preserved attribute are refused; edits left to the
-            default are left out instead.
+            from the same label only). Edits given by name that touch a preserved attribute are refused; edits left to
+            the default are left out instead.
         seed: Decides every draw, together with epoch and sample key.
-        key: Index -> key of the cache's record. Default: the file's path relative to the dataset's root, else the index.
+        key: Index -> key of the cache's record. Default: the file's path relative to the dataset's root, else the
+            index.
         generator: Generator to use instead of the one named in the cache; its fingerprint must match.
         policy: Replaces ``ratio``, ``edits``, ``preserve`` and ``seed``.
 
@@ -94,7 +95,7 @@ class GANAugmentedDataset(Dataset[Any]):
         self._warned: set[str] = set()
         if self.policy.may_generate and "label" in self.policy.preserve and list_labels(dataset) is None:
             raise UserInputError(
-                f"preserve has 'label', but {type(dataset).__name__} keeps no list of labels (.targets, .labels or .y); "
+                f"preserve has 'label', but {type(dataset).__name__} keeps no labels (.targets, .labels or .y); "
                 "set such an attribute, or preserve named attributes instead"
             )
 
@@ -106,7 +107,9 @@ class GANAugmentedDataset(Dataset[Any]):
         kept = set(preserve)
         built = [edit for edit in build_edits(DEFAULT_EDITS, self.generator) if not edit.touches & kept]
         if not built:
-            raise UserInputError(f"every default edit touches something in preserve={list(preserve)}; name edits yourself")
+            raise UserInputError(
+                f"every default edit touches something in preserve={list(preserve)}; name edits yourself"
+            )
         return AugmentationPolicy(ratio, built, preserve, seed=seed)
 
     def __len__(self) -> int:
@@ -264,7 +267,8 @@ class GANAugmentedDataset(Dataset[Any]):
 
     def __repr__(self) -> str:
         names = [edit.name for edit in self.policy.edits]
-        return f"GANAugmentedDataset({self.dataset!r}, cache={str(self.cache.path)!r}, ratio={self.policy.ratio}, edits={names})"
+        cache, ratio = str(self.cache.path), self.policy.ratio
+        return f"GANAugmentedDataset({self.dataset!r}, cache={cache!r}, ratio={ratio}, edits={names})"
 
 
 def fetch(

@@ -117,7 +117,7 @@ def run_demo(
     train = GANAugmentedDataset(base, cache, ratio=ratio, seed=seed)
     loader = train.loader(batch_size=BATCH_SIZE, shuffle=True, device=device)
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         model = small_classifier(len(base)).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []

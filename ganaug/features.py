@@ -7,6 +7,7 @@ activations serve as perceptual features where no ImageNet network is at hand (a
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -45,9 +46,7 @@ class ResidualTrunk(nn.Module):
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
         self.fromrgb = EqualConv2d(3, channels[0], 1)
-        self.blocks = nn.ModuleList(
-            ResidualBlock(a, b) for a, b in zip(channels[:-1], channels[1:], strict=True)
-        )
+        self.blocks = nn.ModuleList(ResidualBlock(a, b) for a, b in pairwise(channels))
         self.out_channels = channels[-1]
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -106,7 +105,9 @@ class PerceptualFeatures(nn.Module):
         return maps
 
 
-def load_perceptual_features(name_or_path: str | Path = "faces64", device: str | torch.device = "cpu") -> PerceptualFeatures:
+def load_perceptual_features(
+    name_or_path: str | Path = "faces64", device: str | torch.device = "cpu"
+) -> PerceptualFeatures:
     """The perceptual features stored in a model file, see :mod:`ganaug.checkpoints`.
 
     Raises:

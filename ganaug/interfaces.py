@@ -184,7 +184,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
         raise UserInputError(f"unknown device {device!r}: expected 'cpu', 'cuda' or 'cuda:N'") from error
     if resolved.type == "cuda":
         if not torch.cuda.is_available():
-            raise UserInputError(f"device {str(device)!r} was asked for, but this torch sees no CUDA device; use device='cpu'")
+            raise UserInputError(
+                f"device {str(device)!r} was asked for, but this torch sees no CUDA device; use device='cpu'"
+            )
         count = torch.cuda.device_count()
         if resolved.index is not None and resolved.index >= count:
             raise UserInputError(f"device {str(device)!r} was asked for, but there are only {count} CUDA device(s)")

@@ -5,7 +5,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, SequentialSampler, default_collate, get_worker_info
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    Sampler,
+    SequentialSampler,
+    default_collate,
+    get_worker_info,
+)
 
 from ganaug import rng
 from ganaug.augment import BatchAugmenter
@@ -37,7 +45,8 @@ class DeviceStage:
         classical = train.classical
         if classical is not None and self.device.type != "cpu":
             classical = copy.deepcopy(classical).to(self.device)
-        # The dataset keeps its generator on the CPU, so that it can be pickled and shared by loaders of several devices.
+        # The dataset keeps its generator on the CPU, so that it can be pickled and shared by loaders of several
+        # devices.
         generator = train.generator
         if generator.w_avg.device != self.device:
             module = copy.deepcopy(cast(torch.nn.Module, generator))
@@ -55,7 +64,9 @@ class DeviceStage:
         where = find_images(host.batch)
         images = host.batch[where]
         if len(images) != len(recipe):
-            raise UserInputError(f"the base collate made {len(images)} images of {len(recipe)} samples; it must keep them all")
+            raise UserInputError(
+                f"the base collate made {len(images)} images of {len(recipe)} samples; it must keep them all"
+            )
         self._check_range(images)
         latents = self.train.latents_for(recipe, host.hashes.numpy() if host.hashes.numel() else None)
         batch = move_to(host.batch, self.device)
@@ -78,8 +89,8 @@ class DeviceStage:
         low, high = float(images.min()), float(images.max())
         if low < -1e-3 or high > 1.0 + 1e-3:
             raise UserInputError(
-                f"float images must be in [0, 1], got {low:.3g} to {high:.3g}; take Normalize out of the base dataset's "
-                "transform and normalise the batch after the loader"
+                f"float images must be in [0, 1], got {low:.3g} to {high:.3g}; take Normalize out of the base "
+                "dataset's transform and normalise the batch after the loader"
             )
 
     def _info(self, host: HostBatch, recipe: BatchRecipe) -> dict[str, Any]:

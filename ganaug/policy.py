@@ -1,7 +1,7 @@
 """Which sample receives what. The only place in the package that draws for a batch.
 
-Every draw is keyed by (seed, epoch, sample key, purpose), see :mod:`ganaug.rng`, so that the recipe of a sample does not
-depend on batch, worker, rank or resume. The one exception says so: ``mode="exact"``.
+Every draw is keyed by (seed, epoch, sample key, purpose), see :mod:`ganaug.rng`, so that the recipe of a sample does
+not depend on batch, worker, rank or resume. The one exception says so: ``mode="exact"``.
 """
 
 from collections.abc import Callable, Sequence
@@ -77,10 +77,12 @@ class PartnerPool:
     position: NDArray[np.int64]
 
     @classmethod
-    def build(cls, keys: Sequence[str], has_latent: NDArray[np.bool_], groups: NDArray[np.int64] | None) -> "PartnerPool":
+    def build(
+        cls, keys: Sequence[str], has_latent: NDArray[np.bool_], groups: NDArray[np.int64] | None
+    ) -> "PartnerPool":
         """Pool over dataset indices ``0 .. N-1`` with these keys; partners come from the same group."""
         group_of = np.zeros(len(keys), np.int64) if groups is None else groups
-        members = sorted((int(group_of[i]), keys[i], i) for i in np.flatnonzero(has_latent))
+        members = sorted((int(group_of[i]), keys[i], i) for i in np.flatnonzero(has_latent).tolist())
         num_groups = int(group_of.max(initial=0)) + 1
         count = np.bincount([group for group, _, _ in members], minlength=num_groups).astype(np.int64)
         position = np.full(len(keys), -1, np.int64)

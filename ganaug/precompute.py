@@ -1,7 +1,8 @@
 """align -> invert -> cache: once per dataset, killed and started again at any moment.
 
-The list of images is cut into batches at fixed places. A batch is committed whole, and a batch that has to be done again
-is done with the same images, so that a run that was killed and resumed ends with the same bytes as one that was not.
+The list of images is cut into batches at fixed places. A batch is committed whole, and a batch that has to be done
+again is done with the same images, so that a run that was killed and resumed ends with the same bytes as one that was
+not.
 """
 
 import importlib
@@ -84,7 +85,9 @@ def photos_of_dataset(dataset: Dataset[Any], key: Callable[[int], str] | None = 
 
 def _image_of(item: Any, key: str) -> tuple[Image.Image, str]:
     """The image of an item, and the hash of its pixels."""
-    values = list(item.values()) if isinstance(item, dict) else list(item) if isinstance(item, (tuple, list)) else [item]
+    values = (
+        list(item.values()) if isinstance(item, dict) else list(item) if isinstance(item, (tuple, list)) else [item]
+    )
     for value in values:
         if isinstance(value, torch.Tensor) and value.ndim == 3 and value.shape[0] == 3:
             unit = value if value.dtype == torch.uint8 else (value.clamp(0, 1) * 255).round().to(torch.uint8)
@@ -92,7 +95,9 @@ def _image_of(item: Any, key: str) -> tuple[Image.Image, str]:
         if isinstance(value, Image.Image):
             image = value.convert("RGB")
             if min(image.size) < MIN_SIDE:
-                raise ImageError(f"{key}: image of {image.width}x{image.height} px is too small, at least {MIN_SIDE} px a side")
+                raise ImageError(
+                    f"{key}: image of {image.width}x{image.height} px is too small, at least {MIN_SIDE} px a side"
+                )
             return image, content_hash(image.tobytes())
     raise ImageError(f"{key}: no RGB image in the item, which holds {[type(v).__name__ for v in values]}")
 
@@ -112,7 +117,9 @@ def photos_from(source: str) -> list[Photo]:
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:
-        raise UserInputError(f"cannot import {source!r}: {error}; expected a folder or package.module:function") from error
+        raise UserInputError(
+            f"cannot import {source!r}: {error}; expected a folder or package.module:function"
+        ) from error
     return photos_of_dataset(function())
 
 

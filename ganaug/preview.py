@@ -26,11 +26,13 @@ SYNTHETIC_TAG = "ganaug:synthetic"
 
 
 @torch.no_grad()
-def preview_sheet(train: GANAugmentedDataset, out: Path, num_faces: int = 10, device: torch.device | None = None) -> Image.Image:
+def preview_sheet(
+    train: GANAugmentedDataset, out: Path, num_faces: int = 10, device: torch.device | None = None
+) -> Image.Image:
     """Draws and saves a contact sheet of the first samples that have latents.
 
-    Rows: photo, inversion, one row per edit of the policy, and two rows as served to a training loop: real and generated
-    at the policy's ratio, drawn edits, classical augmentation.
+    Rows: photo, inversion, one row per edit of the policy, and two rows as served to a training loop: real and
+    generated at the policy's ratio, drawn edits, classical augmentation.
 
     Args:
         train: Wrapped dataset.

@@ -105,7 +105,7 @@ class BatchRecipe:
     @property
     def is_generated(self) -> NDArray[np.bool_]:
         """``(B,)`` bool."""
-        return self.source == Source.GENERATED
+        return np.asarray(self.source == Source.GENERATED)
 
     def row(self, i: int) -> Recipe:
         """The recipe of sample ``i``."""
@@ -152,7 +152,8 @@ class BatchRecipe:
             active[list(found), column] = True
             names = sorted({k for edit in found.values() for k in edit.params})
             edit_params[name] = {
-                k: torch.tensor([found[i].params.get(k, 0.0) if i in found else 0.0 for i in range(len(rows))]) for k in names
+                k: torch.tensor([found[i].params.get(k, 0.0) if i in found else 0.0 for i in range(len(rows))])
+                for k in names
             }
             if any(edit.partner is not None for edit in found.values()):
                 # A sample without this edit is given itself: never applied, but every row needs latents.
@@ -163,4 +164,14 @@ class BatchRecipe:
         }
         source = np.array([row.source for row in rows], np.uint8)
         first = rows[0] if rows else Recipe("", 0, 0, Source.REAL)
-        return cls([r.key for r in rows], first.epoch, first.seed, source, active, tuple(edit_names), edit_params, partners, classical)
+        return cls(
+            [r.key for r in rows],
+            first.epoch,
+            first.seed,
+            source,
+            active,
+            tuple(edit_names),
+            edit_params,
+            partners,
+            classical,
+        )

@@ -27,7 +27,9 @@ def hash_text(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
-def uniforms(seed: int, epoch: int, keys: Sequence[int] | NDArray[np.int64], purpose: str, count: int) -> NDArray[np.float64]:
+def uniforms(
+    seed: int, epoch: int, keys: Sequence[int] | NDArray[np.int64], purpose: str, count: int
+) -> NDArray[np.float64]:
     """Uniform numbers in [0, 1), one row per sample key.
 
     Args:

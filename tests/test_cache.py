@@ -1,5 +1,6 @@
 """The latent cache: its format, what it refuses, and what it survives."""
 
+import contextlib
 import functools
 import multiprocessing
 import os
@@ -14,7 +15,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,22 @@ def run_python(code: str, *arguments: object, **options: Any) -> "subprocess.Com
     environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests'}"}
     command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False, **options)
+
+
+@contextlib.contextmanager
+def child_process(target: Callable[..., None], *arguments: object) -> Iterator[tuple[Any, Any]]:
+    """A forked process that gets one end of a pipe as its last argument; the process and the other end."""
+    context = multiprocessing.get_context("fork")
+    mine, theirs = context.Pipe()
+    child = context.Process(target=target, args=(*arguments, theirs))
+    child.start()
+    theirs.close()
+    try:
+        yield child, mine
+    finally:
+        child.join(60)
+        child.kill()
+        mine.close()
 
 
 # --- Values -----------------------------------------------------------------------------------------------------------
@@ -267,9 +284,9 @@ def test_header_round_trip_and_reopening(tmp_path: Path) -> None:
 def test_check_generator(tmp_path: Path) -> None:
     cache = LatentCache.create(tmp_path / "c", HEADER)
     cache.check_generator("a" * 64, HEADER.latent_spec)
-    with pytest.raises(CacheError, match="a{64}.*b{64}"):
+    with pytest.raises(CacheError, match=r"a{64}.*b{64}"):
         cache.check_generator("b" * 64, HEADER.latent_spec)
-    with pytest.raises(CacheError, match="'num_ws': 6.*'num_ws': 18"):
+    with pytest.raises(CacheError, match=r"'num_ws': 6.*'num_ws': 18"):
         cache.check_generator("a" * 64, LatentSpec("w_plus", 18, D))
 
 
@@ -461,7 +478,7 @@ def test_a_damaged_header_is_refused(tmp_path: Path) -> None:
     cache.close()
     data = Path(cache.path) / "data.mdb"
     overwrite(data, data.read_bytes().index(b'"alignment"'), b"#")
-    with pytest.raises(CacheError, match="header.*damaged"):
+    with pytest.raises(CacheError, match=r"header.*damaged"):
         cache.get_many(["a"])
 
 
@@ -512,37 +529,31 @@ def test_compact_frees_space(tmp_path: Path) -> None:
     assert cache.digest() == digest
 
 
+def write_two_by_two(path: str, connection: Any) -> None:
+    cache = LatentCache(path)
+    cache.keys()
+    for number in range(40):
+        cache.put_many([make_record(f"child{number}"), make_record("shared", version=number)])
+        connection.send(number)
+    connection.recv()
+    cache.put_many([make_record("after")])
+    connection.send(len(cache))
+
+
 def test_other_processes_follow_a_replaced_file(tmp_path: Path) -> None:
     cache, keys = fill(tmp_path, 60)
-    code = """
-        import sys
-        from ganaug.cache import LatentCache
-        from test_cache import make_record
-        cache = LatentCache(sys.argv[1])
-        cache.keys()
-        cache.put_many([make_record("before")])
-        print("ready", flush=True)
-        for number in range(40):
-            cache.put_many([make_record(f"child{number}")])
-            print(number, flush=True)
-        sys.stdin.read()
-        cache.put_many([make_record("after")])
-        print(len(cache))
-    """
-    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests'}"}
-    command = [sys.executable, "-c", textwrap.dedent(code), cache.path]
-    with subprocess.Popen(command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
+    with child_process(write_two_by_two, cache.path) as (_, connection):
         forgotten = 0
         while True:  # replaces the file while the child writes to it
             if forgotten < 20:
-                forgotten += cache.forget([keys[forgotten]])
+                assert cache.forget([keys[forgotten]]) == 1
+                forgotten += 1
             assert reads_right(cache, keys[forgotten:])
-            if child.stdout.readline() == "39\n":
+            if connection.recv() == 39:
                 break
-        output, _ = child.communicate("")
-    assert int(output) == len(cache) == len(keys) - forgotten + 42  # none of the child's records is lost
+        cache.forget(["shared"])
+        connection.send("go on")
+        assert connection.recv() == len(cache) == len(keys) - forgotten + 41  # none of the child's records is lost
     assert cache.verify() == []
 
 
@@ -641,35 +652,28 @@ def test_forks_while_threads_read_and_write(tmp_path: Path) -> None:
     assert not wrong and cache.verify() == []
 
 
-WRITER = """
-    import sys
-    from ganaug.cache import LatentCache
-    from test_cache import HEADER, make_record
-    path, count, map_size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+def write_batches(path: str, count: int, map_size: int, connection: Any) -> None:
     cache = LatentCache.create(path, HEADER, _map_size=map_size)
     for start in range(0, count, 8):
-        batch = [f"{number:05d}" for number in range(start, start + 8)]
-        cache.put_many([make_record(key) for key in batch])
-        print(batch[-1], flush=True)  # acknowledged
-"""
+        cache.put_many([make_record(f"{number:05d}") for number in range(start, start + 8)])
+        connection.send(start + 7)  # acknowledged
 
 
 def test_a_reader_follows_a_growing_file(tmp_path: Path) -> None:
-    path = tmp_path / "c"
-    small = 1 << 18
-    cache = LatentCache.create(path, HEADER, _map_size=small)  # room for some fifty records
-    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests'}"}
-    command = [sys.executable, "-c", textwrap.dedent(WRITER), str(path), "800", str(small)]
+    small = 1 << 18  # room for some fifty records
+    cache = LatentCache.create(tmp_path / "c", HEADER, _map_size=small)
+    cache.keys()
     seen = 0
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as child:
-        while child.poll() is None or seen < 800:
+    with child_process(write_batches, cache.path, 800, small) as (child, _):
+        while child.is_alive() or seen < 800:
+            running = child.is_alive()
             keys = cache.keys()
             assert len(keys) >= seen and len(keys) % 8 == 0
             seen = len(keys)
             if keys:
-                assert reads_right(cache, random.sample(keys, min(8, seen)))
-            assert child.poll() in (None, 0)
-    assert seen == 800 and cache.verify() == []
+                assert reads_right(cache, random.sample(keys, 8))
+            assert running or seen == 800
+    assert cache.verify() == []
 
 
 def test_two_writers_lose_nothing(tmp_path: Path) -> None:
@@ -693,19 +697,16 @@ def test_the_map_grows(tmp_path: Path) -> None:
 
 def test_killed_writers_lose_nothing(tmp_path: Path) -> None:
     generator = random.Random(0)
-    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests'}"}
-    path = tmp_path / "c"
-    highest = -1
-    for _ in range(4):
-        command = [sys.executable, "-c", textwrap.dedent(WRITER), str(path), "100000", str(1 << 18)]
-        with subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE) as child:
-            assert child.stdout is not None
-            acknowledged = [int(child.stdout.readline()) for _ in range(3)]
+    cache, highest = LatentCache(tmp_path / "c"), -1
+    for _ in range(15):
+        with child_process(write_batches, cache.path, 100_000, 1 << 18) as (child, connection):
+            highest = max(highest, connection.recv())
             time.sleep(generator.random() * 0.2)
-            child.send_signal(signal.SIGKILL)
-            acknowledged += [int(line) for line in child.stdout.read().splitlines() if len(line) == 5]
-        highest = max(highest, *acknowledged)
-        cache = LatentCache(path)
+            assert child.pid is not None
+            os.kill(child.pid, signal.SIGKILL)
+            with contextlib.suppress(EOFError, OSError):
+                while True:
+                    highest = max(highest, connection.recv())
         keys = cache.keys()
         assert len(keys) >= highest + 1 and len(keys) % 8 == 0  # whole batches
         assert cache.verify() == [] and reads_right(cache, keys)
@@ -741,6 +742,7 @@ def test_a_full_disk_is_told_and_earlier_records_stay(tmp_path: Path) -> None:
         with pytest.raises(CacheError, match=r"bytes are free.*earlier records are intact"):
             cache.put_many([make_record(f"more{i}") for i in range(50)])
         assert reads_right(cache, keys)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, hard))
         with pytest.raises(CacheError, match="bytes are free"):
             cache.compact()
     finally:

@@ -38,7 +38,9 @@ class Direction:
     ) -> None:
         norm = float(direction.norm())
         if direction.ndim != 1 or not norm > 0.0:
-            raise UserInputError(f"direction {name!r} must be one row (D,) of non-zero length, got shape {tuple(direction.shape)}")
+            raise UserInputError(
+                f"direction {name!r} must be one row (D,) of non-zero length, got shape {tuple(direction.shape)}"
+            )
         self.name = name
         self.direction = direction.float() / norm
         self.std = float(std)

@@ -22,7 +22,9 @@ class PrincipalComponents:
 
 
 @torch.no_grad()
-def principal_components(generator: Generator, num_components: int = 16, num_samples: int = 8192, seed: int = 0) -> PrincipalComponents:
+def principal_components(
+    generator: Generator, num_components: int = 16, num_samples: int = 8192, seed: int = 0
+) -> PrincipalComponents:
     """GANSpace for mapped latents (arXiv 2004.02546, section 3.1): PCA of ``mapping(z)``, z ~ N(0, I).
 
     The sign, which PCA leaves open, is fixed by making the entry of largest magnitude positive.

@@ -1,0 +1,1 @@
+"""Everything before the latents: image files, alignment, what datasets know about their files."""

@@ -14,8 +14,8 @@ from torch import Tensor
 class Alignment:
     """How a face is cut from its photo. Stored in the header of a cache, and part of what must match.
 
-    ``center``: the largest centred square, scaled to ``size`` with Pillow's antialiased Lanczos filter. Right for photos
-    that are face chips already (dlib, ArcFace, FFHQ, CelebA crops).
+    ``center``: the largest centred square, scaled to ``size`` with Pillow's antialiased Lanczos filter. Right for
+    photos that are face chips already (dlib, ArcFace, FFHQ, CelebA crops).
 
     Attributes:
         mode: ``"center"``.

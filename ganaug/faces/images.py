@@ -83,7 +83,9 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, KeyError) as error:
         raise ImageError(f"{name}: damaged or truncated image: {error}") from error
     if min(image.size) < MIN_SIDE:
-        raise ImageError(f"{name}: image of {image.width}x{image.height} px is too small, at least {MIN_SIDE} px a side are needed")
+        raise ImageError(
+            f"{name}: image of {image.width}x{image.height} px is too small, at least {MIN_SIDE} px a side are needed"
+        )
     return image
 
 

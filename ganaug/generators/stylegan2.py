@@ -6,7 +6,8 @@ StyleGAN2-ADA checkpoints, so that reading one is a matter of container format a
 
 Speed. The paper scales the *weights* per sample, which needs one convolution group per sample; scaling commutes with
 the convolution, so here the activations are scaled before one shared convolution and demodulated after it. The FIR
-filter that follows the transposed convolution is folded into its weights. Same numbers, see ``tests/test_stylegan2.py``.
+filter that follows the transposed convolution is folded into its weights. Same numbers, see
+``tests/test_stylegan2.py``.
 """
 
 import hashlib
@@ -179,13 +180,16 @@ class SynthesisBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, config: StyleGAN2Config, resolution: int) -> None:
         super().__init__()
         self.is_first = resolution == 4
-        layer = {"w_dim": config.w_dim, "resolution": resolution, "conv_clamp": config.conv_clamp}
+
+        def layer(channels: int, *, up: bool) -> SynthesisLayer:
+            return SynthesisLayer(channels, out_channels, config.w_dim, resolution, up=up, conv_clamp=config.conv_clamp)
+
         if self.is_first:
             self.const = nn.Parameter(torch.randn(out_channels, 4, 4))
         else:
-            self.conv0 = SynthesisLayer(in_channels, out_channels, up=True, **layer)
+            self.conv0 = layer(in_channels, up=True)
             self.register_buffer("fir", fir_kernel(gain=4.0), persistent=False)
-        self.conv1 = SynthesisLayer(out_channels, out_channels, up=False, **layer)
+        self.conv1 = layer(out_channels, up=False)
         self.torgb = ToRGB(out_channels, config.w_dim, config.conv_clamp)
 
     def forward(

@@ -33,7 +33,9 @@ class LatentEncoder(nn.Module):
         nn.init.zeros_(self.offsets.weight)  # starts in W, and leaves it only where that pays
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """``(B, 3, H, W)`` in [-1, 1] -> base code ``(B, D)`` and per-row offsets ``(B, L, D)``, both minus ``w_avg``."""
+        """``(B, 3, H, W)`` in [-1, 1] -> base code ``(B, D)`` and row offsets ``(B, L, D)``, to be added to
+        ``w_avg``.
+        """
         x = self.fc(self.trunk(images)[-1].float().flatten(1))
         return self.base(x), self.offsets(x).reshape(-1, self.num_ws, self.w_dim)
 

@@ -1,9 +1,9 @@
 """Inversion by optimisation, batched, from the generator's mean or from an encoder's guess.
 
-StyleGAN2's projector (arXiv 1912.04958, appendix D) with W+ (arXiv 1904.03189) as the default space: Adam on the latents,
-learning rate warmed up and ramped down, pixel and perceptual loss, pulled towards the mean of W in units of W's own
-spread. The loss is summed over the batch and Adam works element by element, so each image's path is its own: a bad
-image harms only itself.
+StyleGAN2's projector (arXiv 1912.04958, appendix D) with W+ (arXiv 1904.03189) as the default space: Adam on the
+latents, learning rate warmed up and ramped down, pixel and perceptual loss, pulled towards the mean of W in units of
+W's own spread. The loss is summed over the batch and Adam works element by element, so each image's path is its own: a
+bad image harms only itself.
 """
 
 import math

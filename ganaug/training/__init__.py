@@ -1,0 +1,1 @@
+"""Training a generator, its discriminator and its encoder."""

@@ -64,14 +64,14 @@ class TrainState:
 def build(config: TrainConfig, device: torch.device) -> TrainState:
     """Fresh networks; their initial weights depend on ``config.seed`` alone and the global generator is left alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(config.seed)
+        torch.default_generator.manual_seed(config.seed)
         generator = StyleGAN2(config.generator())
         spec = generator.latent_spec
         encoder = LatentEncoder(config.discriminator_channels, spec.num_ws, spec.w_dim)
         discriminator = Discriminator(config.discriminator_channels)
     networks = [generator, encoder, discriminator]
     for network in networks:
-        network.to(device=device, memory_format=torch.channels_last)
+        network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     generator_ema = copy.deepcopy(generator).eval().requires_grad_(False)
     encoder_ema = copy.deepcopy(encoder).eval().requires_grad_(False)
     betas = (0.0, config.adam_beta2)
@@ -117,7 +117,7 @@ class Trainer:
     def _latents(self, batch: int) -> Tensor:
         """``(batch, L, D)`` from z, some of them mixed from two z at a random row."""
         state, spec = self.state, self.state.generator.latent_spec
-        draw = {"generator": state.rng, "device": self.device}
+        draw: dict[str, Any] = {"generator": state.rng, "device": self.device}
         w_plus = state.generator.mapping(torch.randn(batch, self.config.z_dim, **draw))
         other = state.generator.mapping(torch.randn(batch, self.config.z_dim, **draw))
         cut = torch.randint(1, spec.num_ws, (batch, 1), **draw)
@@ -181,7 +181,12 @@ class Trainer:
         feature = feature_distance([m[num_samples:] for m in maps], target_maps).mean()
         size = offsets.square().mean()
         loss = adversarial + config.pixel_weight * pixel + config.feature_weight * feature + config.offset_weight * size
-        figures = {"g_loss": adversarial.detach(), "pixel": pixel.detach(), "feature": feature.detach(), "offset": size.detach()}
+        figures = {
+            "g_loss": adversarial.detach(),
+            "pixel": pixel.detach(),
+            "feature": feature.detach(),
+            "offset": size.detach(),
+        }
         if state.step % config.latent_interval == 0:
             with torch.no_grad():
                 w_plus = self._latents(max(num_samples, 1))
@@ -210,8 +215,8 @@ class Trainer:
         for averaged, current in pairs:
             for a, b in zip(averaged.parameters(), current.parameters(), strict=True):
                 a.lerp_(b, weight)
-            for a, b in zip(averaged.buffers(), current.buffers(), strict=True):
-                a.copy_(b)
+            for kept, new in zip(averaged.buffers(), current.buffers(), strict=True):
+                kept.copy_(new)
 
     def step(self) -> dict[str, float]:
         """One step of discriminator and generator.
@@ -261,7 +266,9 @@ class Trainer:
         except Exception as error:
             raise CheckpointError(f"{path}: cannot be read as a training checkpoint: {error}") from error
         mine, theirs = self.config.to_dict(), payload["config"]
-        different = [f"{k}: {theirs.get(k)} there, {v} here" for k, v in mine.items() if theirs.get(k) != v and k != "kimg"]
+        different = [
+            f"{k}: {theirs.get(k)} there, {v} here" for k, v in mine.items() if theirs.get(k) != v and k != "kimg"
+        ]
         if different:
             raise CheckpointError(f"{path}: made with other settings ({'; '.join(different)}); use another --out")
         state = self.state
