@@ -126,13 +126,9 @@ def summarise(times: dict[str, list[float]]) -> list[dict[str, Any]]:
     for ours in [way for way in times if way.startswith("ganaug")]:
         for other in [way for way in times if not way.startswith("ganaug")]:
             ratios = [b / a for a, b in zip(times[ours], times[other], strict=True)]
-            row = {
-                "ours": ours,
-                "other": other,
-                "median": statistics.median(ratios),
-                "min": min(ratios),
-                "max": max(ratios),
-            }
+            median = statistics.median(ratios)
+            row: dict[str, Any] = {"ours": ours, "other": other}
+            row.update(median=median, min=min(ratios), max=max(ratios))
             row["us_per_record"] = [statistics.median(times[ours]), statistics.median(times[other])]
             if ours == "ganaug, later passes" and other in TARGETS:
                 row["target"] = TARGETS[other]

@@ -152,7 +152,9 @@ def test_any_keys_and_values_come_back(tmp_path: Path, entries: dict[str, Any]) 
 def test_float16_is_widened_exactly() -> None:
     halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     halves = halves[np.isfinite(halves)]
-    np.testing.assert_array_equal(_widen(halves).view(np.uint32), halves.astype(np.float32).view(np.uint32))
+    for shape in ((1, -1), (-1, 2), (-1, 1)):
+        wide = _widen(halves.reshape(shape)).reshape(-1)
+        np.testing.assert_array_equal(wide.view(np.uint32), halves.astype(np.float32).view(np.uint32))
 
 
 def test_float16_is_widened_exactly_where_subnormals_are_flushed() -> None:
@@ -161,7 +163,7 @@ def test_float16_is_widened_exactly_where_subnormals_are_flushed() -> None:
         from ganaug.cache import _widen
         halves = np.arange(1, 1024, dtype=np.uint16).view(np.float16)
         torch.set_flush_denormal(True)
-        wide = _widen(halves)
+        wide = _widen(halves[None])[0]
         torch.set_flush_denormal(False)
         assert np.array_equal(wide, np.arange(1, 1024) * 2.0**-24)
     """

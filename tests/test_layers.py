@@ -1,0 +1,113 @@
+"""Imports point to a lower layer or into their own folder. Walks the syntax trees, imports nothing."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "ganaug"
+
+LAYERS = {
+    "interfaces": 0,
+    "rng": 0,
+    "layers": 1,
+    "checkpoints": 1,
+    "lmdb_pool": 1,
+    "cache": 1,
+    "provenance": 1,
+    "batches": 1,
+    "sheet": 1,
+    "faces": 1,
+    "features": 2,
+    "classical": 2,
+    "classical_ops": 2,
+    "generators": 2,
+    "edits": 2,
+    "inversion": 3,
+    "training": 3,
+    "policy": 3,
+    "dataset": 3,
+    "augment": 4,
+    "loader": 5,
+    "precompute": 5,
+    "preview": 5,
+    "demo": 5,
+    "cli": 6,
+}
+
+# Helpers of one module in a file of their own, and steps inside one layer that DESIGN.md lists together.
+SAME_LAYER = {
+    ("cache", "lmdb_pool"),
+    ("classical", "classical_ops"),
+    ("dataset", "policy"),
+    ("training", "inversion"),
+    ("preview", "loader"),
+    ("demo", "precompute"),
+    ("demo", "preview"),
+}
+
+# GANAugmentedDataset.loader and .collate reach up for what they return; inside the methods only.
+UPWARD_INSIDE_FUNCTIONS = {("dataset", "loader")}
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """Rooms that a file imports, and whether the import stands inside a function or under TYPE_CHECKING."""
+    tree = ast.parse(path.read_text())
+    late = {
+        id(node)
+        for outer in ast.walk(tree)
+        if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef | ast.If)
+        for node in ast.walk(outer)
+    }
+    found = []
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [f"{node.module}.{alias.name}" if node.module == "ganaug" else str(node.module) for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "ganaug" and len(parts) > 1 and not parts[1].startswith("__"):
+                found.append((parts[1], id(node) in late))
+    return found
+
+
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_imports_point_down(path: Path) -> None:
+    here = room(path)
+    assert here in LAYERS, f"{path.name} is in no layer: add it to tests/test_layers.py and CONTRIBUTING.md"
+    for target, late in imports(path):
+        if target == here or (here, target) in SAME_LAYER or (late and (here, target) in UPWARD_INSIDE_FUNCTIONS):
+            continue
+        assert LAYERS[target] < LAYERS[here], f"{path.name} (layer {LAYERS[here]}) imports {target} ({LAYERS[target]})"
+
+
+def test_every_layer_entry_exists() -> None:
+    rooms = {room(path) for path in FILES}
+    assert set(LAYERS) - rooms <= {"classical_ops"}
+
+
+def test_nothing_draws_from_global_generators() -> None:
+    """No ``np.random``, ``random`` or ``torch.manual_seed`` in the package (house rule 2)."""
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute):
+                text = ast.unparse(node)
+                assert not text.startswith(("np.random", "numpy.random", "random.")), f"{path}: {text}"
+                assert text not in ("torch.manual_seed", "torch.seed"), f"{path}: {text}"
+
+
+def test_files_are_short() -> None:
+    """One idea a file; the limit is generous because docstrings count."""
+    for path in FILES:
+        lines = len(path.read_text().splitlines())
+        assert lines <= 420, f"{path} has {lines} lines: split it"
