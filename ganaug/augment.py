@@ -96,13 +96,12 @@ class BatchAugmenter:
                 for index in cuda:
                     torch.cuda.default_generators[index.index or 0].manual_seed(seed)
                 out.append(self.classical(image))
-        result = torch.cat(out)
-        if result.shape != images.shape:
-            raise UserInputError(
-                f"the classical module changed the shape of a sample from {tuple(images.shape[1:])} to "
-                f"{tuple(result.shape[1:])}; it must keep it"
-            )
-        return result.clamp(0.0, 1.0)
+                if out[-1].shape != image.shape:
+                    raise UserInputError(
+                        f"the classical module changed the shape of a sample from {tuple(image.shape)} to "
+                        f"{tuple(out[-1].shape)}; it must keep it"
+                    )
+        return torch.cat(out).clamp(0.0, 1.0)
 
 
 def place(variants: Tensor, images: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Batches on their way: from items in a worker to a container of tensors, and the image inside that container."""
 
+import copy
 import hashlib
 import os
 from collections.abc import Callable, Sequence
@@ -160,10 +161,17 @@ def find_images(batch: Any) -> Any:
     )
 
 
+def _update(batch: dict[Any, Any], values: dict[Any, Any]) -> dict[Any, Any]:
+    """A copy with other or more entries, of the same type: also an ``OrderedDict`` or a subclass, as torch does."""
+    updated = copy.copy(batch)
+    updated.update(values)
+    return updated
+
+
 def replace_at(batch: Any, where: Any, value: Any) -> Any:
     """A copy of the container with one entry replaced; its type is kept."""
     if isinstance(batch, dict):
-        return {**batch, where: value}
+        return _update(batch, {where: value})
     values = list(batch)
     values[where] = value
     if isinstance(batch, tuple):
@@ -176,7 +184,7 @@ def move_to(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
     if isinstance(batch, dict):
-        return {k: move_to(v, device) for k, v in batch.items()}
+        return _update(batch, {k: move_to(v, device) for k, v in batch.items()})
     if isinstance(batch, tuple):
         moved = [move_to(v, device) for v in batch]
         return type(batch)(*moved) if hasattr(batch, "_fields") else tuple(moved)
@@ -188,6 +196,6 @@ def move_to(batch: Any, device: torch.device) -> Any:
 def add_info(batch: Any, info: dict[str, Any]) -> Any:
     """Puts extra information into the container: more keys of a dict, or one more element."""
     if isinstance(batch, dict):
-        return {**batch, **info}
+        return _update(batch, info)
     values = [*batch, info]
     return tuple(values) if isinstance(batch, tuple) else values

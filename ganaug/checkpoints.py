@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ganaug.interfaces import CheckpointError
@@ -57,9 +57,11 @@ def read_metadata(path: Path) -> dict[str, Any]:
             f"{path}: format is {raw.get('format')!r}, expected {FORMAT!r}; files written by `ganaug train` have it"
         )
     try:
-        described: dict[str, Any] = json.loads(raw["description"])
+        described = json.loads(raw["description"])
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: its description is damaged: {error}") from error
+    if not isinstance(described, dict):
+        raise CheckpointError(f"{path}: its description is damaged: expected a JSON object, got {described!r}")
     return described
 
 
@@ -112,7 +114,16 @@ def write(
         for name, t in state.items()
     }
     metadata = {"format": FORMAT, "description": json.dumps(description, sort_keys=True)}
+    data = _sorted_header(save(tensors, metadata))
     temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, temporary, metadata)
+    temporary.write_bytes(data)
     os.replace(temporary, path)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(data).hexdigest()
+
+
+def _sorted_header(data: bytes) -> bytes:
+    """The same safetensors file with a sorted header; safetensors itself shuffles the metadata from call to call."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the tensors stay aligned
+    return len(header).to_bytes(8, "little") + header + data[8 + size :]

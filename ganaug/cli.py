@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -174,7 +175,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status. A user's mistake gives one line on stderr, never a traceback."""
     args = build_parser().parse_args(argv)
     try:
+        if args.json is not None and not (args.json.parent.is_dir() and not args.json.is_dir()):  # before the work
+            raise UserInputError(f"--json {str(args.json)!r}: cannot be written, it is a folder or in a missing one")
         figures = args.run(args)
+        _show(figures)
         if args.json is not None:
             args.json.write_text(json.dumps(figures, indent=2) + "\n")
     except (GanaugError, FloatingPointError) as error:
@@ -187,9 +191,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"ganaug {args.command}: interrupted; what was finished is kept", file=sys.stderr)
         return EXIT_INTERRUPTED
-    for name, value in figures.items():
-        print(f"{name:16} {value}")
     return 0
+
+
+def _show(figures: dict[str, Any]) -> None:
+    """Prints the figures; a reader that has gone away (``| head``) is no mistake."""
+    try:
+        for name, value in figures.items():
+            print(f"{name:16} {value}")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The interpreter flushes stdout once more when it ends, and would complain then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

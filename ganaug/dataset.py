@@ -103,6 +103,8 @@ class GANAugmentedDataset(Dataset[Any]):
         self, ratio: Ratio, edits: Sequence[str | Edit] | None, preserve: Sequence[str], seed: int
     ) -> AugmentationPolicy:
         if edits is not None:
+            if isinstance(edits, str) or not isinstance(edits, Sequence):
+                raise UserInputError(f"edits is a sequence of names or Edit objects, got {edits!r}")
             return AugmentationPolicy(ratio, build_edits(edits, self.generator), preserve, seed=seed)
         kept = set(preserve)
         built = [edit for edit in build_edits(DEFAULT_EDITS, self.generator) if not edit.touches & kept]

@@ -14,10 +14,11 @@ from torch.utils.data import Dataset
 from ganaug.cache import LatentCache
 from ganaug.dataset import GANAugmentedDataset
 from ganaug.faces.align import to_unit_range
-from ganaug.faces.images import find_images, read_image
+from ganaug.faces.images import read_image
 from ganaug.generators import load_generator
 from ganaug.interfaces import Generator
 from ganaug.inversion import build_inverter
+from ganaug.policy import check_ratio
 from ganaug.precompute import make_header, photos_in_folder, precompute
 from ganaug.preview import preview_sheet
 
@@ -100,20 +101,20 @@ def run_demo(
         What is written to ``summary.json``.
     """
     started = time.monotonic()
+    check_ratio(ratio)  # now, not after the inversion
     device = device or torch.device("cpu")
     out.mkdir(parents=True, exist_ok=True)
     generator = load_generator("faces64", device)
     root = Path(images) if images is not None else out / "faces"
     if images is None:
         draw_faces(generator, root, num_faces, seed)
-    names = find_images(root)[:num_faces]
 
     inverter = build_inverter("hybrid", generator, "faces64", device, steps)
     cache = LatentCache.create(out / "faces.lmdb", make_header(generator, "faces64", inverter))
-    photos = [photo for photo in photos_in_folder(root) if photo.key in set(names)]
+    photos = photos_in_folder(root)[:num_faces]
     inverted = precompute(photos, cache, inverter, device)
 
-    base = FaceFolder(root, [name for name in names if name in cache])
+    base = FaceFolder(root, [photo.key for photo in photos if photo.key in cache])
     train = GANAugmentedDataset(base, cache, ratio=ratio, seed=seed)
     loader = train.loader(batch_size=BATCH_SIZE, shuffle=True, device=device)
     with torch.random.fork_rng(devices=[]):

@@ -71,7 +71,7 @@ class DeviceStage:
         latents = self.train.latents_for(recipe, host.hashes.numpy() if host.hashes.numel() else None)
         batch = move_to(host.batch, self.device)
         images = batch[where]
-        if host.from_pil:
+        if host.from_pil and images.dtype == torch.uint8:
             images = images.float() / 255.0
         images = self.augmenter(images, recipe, latents)
         batch = replace_at(batch, where, images)
@@ -247,8 +247,8 @@ class AugmentedLoader:
         self.epoch = 0
         self._next_epoch = 0
         self._sampler_epoch: int | None = None
-        self._yielded = 0
-        self._skip = 0
+        self._yielded: int | None = None  # batches given in the pass under way, or in one that was left early
+        self._skip = 0  # batches that the next pass leaves out
         self._stream: torch.cuda.Stream | None = None
 
     def _batch_sampler(self, batch_size: int, shuffle: bool, options: dict[str, Any]) -> Any:
@@ -275,16 +275,21 @@ class AugmentedLoader:
         """Makes the next pass epoch ``epoch``; forwarded to a sampler that has ``set_epoch``."""
         if epoch < 0:
             raise UserInputError(f"epoch must be 0 or more, got {epoch}")
-        self._next_epoch = int(epoch)
+        self._continue_at(int(epoch))
+
+    def _continue_at(self, epoch: int) -> None:
+        if epoch != self._next_epoch:
+            self._skip = 0  # a position in one epoch says nothing about another
+        self._next_epoch = epoch
 
     def _begin_epoch(self) -> int:
         # A DistributedSampler is usually told its epoch by the training loop. If that happened since the last pass, the
         # loop's word counts; otherwise the sampler is told ours.
         told = getattr(self.sampler, "epoch", None)
         if self._sampler_epoch is not None and told is not None and told != self._sampler_epoch:
-            self._next_epoch = int(told)
+            self._continue_at(int(told))
         elif self._sampler_epoch is None and told:
-            self._next_epoch = max(self._next_epoch, int(told))
+            self._continue_at(max(self._next_epoch, int(told)))
         epoch = self._next_epoch
         if hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(epoch)
@@ -294,12 +299,14 @@ class AugmentedLoader:
 
     def __iter__(self) -> Iterator[Any]:
         self.epoch = epoch = self._begin_epoch()
-        self._yielded, self._batches.skip, self._skip = self._skip, self._skip, 0
+        done = self._batches.skip = self._skip
+        self._yielded, self._skip = done, 0
         hosts = iter(self.loader)
         batches = self._ahead(hosts, epoch) if self.device.type == "cuda" else (self.stage(h, epoch) for h in hosts)
-        for batch in batches:
-            self._yielded += 1
+        for number, batch in enumerate(batches, start=done + 1):
+            self._yielded = number
             yield batch
+        self._yielded = None
 
     def _ahead(self, hosts: Iterator[HostBatch], epoch: int) -> Iterator[Any]:
         """Makes the next batch on a side stream while the caller works with this one."""
@@ -321,11 +328,13 @@ class AugmentedLoader:
             yield ready
 
     def state_dict(self) -> dict[str, Any]:
-        """Position in the middle of an epoch, as JSON-able values."""
+        """Where to go on, as JSON-able values; also in the middle of an epoch."""
+        epoch, done = (self._next_epoch, self._skip) if self._yielded is None else (self.epoch, self._yielded)
+        if done >= len(self):
+            epoch, done = self._next_epoch, 0
         return {
-            "epoch": self.epoch,
-            "batches_yielded": self._yielded,
-            "next_epoch": self._next_epoch,
+            "epoch": epoch,
+            "batches_yielded": done,
             "seed": self.dataset.policy.seed,
             "length": len(self),
             "batch_size": self.batch_size,
@@ -343,9 +352,7 @@ class AugmentedLoader:
         if different:
             told = "; ".join(f"{k} {state.get(k)!r} there, {mine[k]!r} here" for k in different)
             raise UserInputError(f"this state belongs to another loader: {told}")
-        finished = state["batches_yielded"] >= state["length"]
-        self._next_epoch = state["next_epoch"] if finished else state["epoch"]
-        self._skip = 0 if finished else state["batches_yielded"]
+        self._next_epoch, self._skip, self._yielded = state["epoch"], state["batches_yielded"], None
         # Nothing that the sampler was told before counts as newer than the state.
         self._sampler_epoch = getattr(self.sampler, "epoch", None)
 

@@ -27,6 +27,8 @@ def check_ratio(ratio: float) -> float:
         UserInputError: Unless it is a number in [0, 1].
     """
     try:
+        if isinstance(ratio, (str, bytes)):  # float would take "0.5"
+            raise TypeError
         value = float(ratio)
     except (TypeError, ValueError) as error:
         raise UserInputError(f"ratio must be a number in [0, 1] or a function of the epoch, got {ratio!r}") from error
@@ -63,7 +65,7 @@ class PartnerPool:
     """Faces that may be mixed into others: those of the wrapped dataset that have latents.
 
     Attributes:
-        keys: ``M`` keys, sorted within each group.
+        keys: ``M`` different keys, sorted within each group.
         group_of: Group (label) of a dataset index -> ``(N,)`` int64; all zero when labels play no part.
         start: ``(G,)`` first position of each group in ``keys``.
         count: ``(G,)`` members of each group.
@@ -82,13 +84,16 @@ class PartnerPool:
     ) -> "PartnerPool":
         """Pool over dataset indices ``0 .. N-1`` with these keys; partners come from the same group."""
         group_of = np.zeros(len(keys), np.int64) if groups is None else groups
-        members = sorted((int(group_of[i]), keys[i], i) for i in np.flatnonzero(has_latent).tolist())
+        # A set: a dataset that lists a face twice (oversampling) has it once here, so that it never meets itself.
+        named = {i: (int(group_of[i]), keys[i]) for i in np.flatnonzero(has_latent).tolist()}
+        members = sorted(set(named.values()))
+        places = {member: place for place, member in enumerate(members)}
         num_groups = int(group_of.max(initial=0)) + 1
-        count = np.bincount([group for group, _, _ in members], minlength=num_groups).astype(np.int64)
+        count = np.bincount([group for group, _ in members], minlength=num_groups).astype(np.int64)
         position = np.full(len(keys), -1, np.int64)
-        for place, (_, _, index) in enumerate(members):
-            position[index] = place
-        return cls([key for _, key, _ in members], group_of, np.cumsum(count) - count, count, position)
+        for index, member in named.items():
+            position[index] = places[member]
+        return cls([key for _, key in members], group_of, np.cumsum(count) - count, count, position)
 
     def draw(self, indices: NDArray[np.int64], uniform: NDArray[np.float64], fallback: Sequence[str]) -> list[str]:
         """One partner per dataset index, never the sample itself unless it is alone in its group.
@@ -227,6 +232,12 @@ class AugmentationPolicy:
         for edit in self.edits:
             numbers = rng.uniforms(self.seed, epoch, hashes, f"edit {edit.name}", NUM_EDIT_UNIFORMS + 1)
             params[edit.name] = edit.sample_params(torch.from_numpy(numbers[:, :NUM_EDIT_UNIFORMS]))
+            for name, values in params[edit.name].items():
+                if values.shape != (len(keys),) or values.dtype != torch.float32:  # what a recipe holds exactly
+                    raise UserInputError(
+                        f"parameter {name!r} of edit {edit.name!r} must be float32 of shape ({len(keys)},), got "
+                        f"{values.dtype} of shape {tuple(values.shape)}"
+                    )
             if edit.needs_partner:
                 partners[edit.name] = pool.draw(indices, numbers[:, -1], keys)
         return active, params, partners

@@ -77,8 +77,14 @@ def photos_of_dataset(dataset: Dataset[Any], key: Callable[[int], str] | None = 
     items = list_items(dataset, key)
 
     def read(index: int) -> tuple[Image.Image, str]:
-        path = items[index].path
-        return read_image(path) if path is not None else _image_of(dataset[index], items[index].key)
+        key, path = items[index].key, items[index].path
+        if path is not None:
+            return read_image(path)
+        try:
+            item = dataset[index]
+        except Exception as error:  # whatever somebody else's dataset raises concerns this item alone
+            raise ImageError(f"{key}: the dataset fails at it: {type(error).__name__}: {error}") from error
+        return _image_of(item, key)
 
     return [Photo(item.key, lambda i=i: read(i)) for i, item in enumerate(items)]  # type: ignore[misc]
 
@@ -90,7 +96,9 @@ def _image_of(item: Any, key: str) -> tuple[Image.Image, str]:
     )
     for value in values:
         if isinstance(value, torch.Tensor) and value.ndim == 3 and value.shape[0] == 3:
-            unit = value if value.dtype == torch.uint8 else (value.clamp(0, 1) * 255).round().to(torch.uint8)
+            if value.dtype != torch.uint8 and not (value.min() >= 0 and value.max() <= 1):  # NaN is neither
+                raise ImageError(f"{key}: a float image must be in [0, 1], got {value.min():g} to {value.max():g}")
+            unit = value if value.dtype == torch.uint8 else (value * 255).round().to(torch.uint8)
             value = Image.fromarray(unit.permute(1, 2, 0).contiguous().numpy())
         if isinstance(value, Image.Image):
             image = value.convert("RGB")
@@ -106,7 +114,7 @@ def photos_from(source: str) -> list[Photo]:
     """Photos of SRC: a folder, or ``package.module:function`` that returns a dataset.
 
     Raises:
-        UserInputError: If the function cannot be imported or does not return a dataset.
+        UserInputError: If the function cannot be imported, fails, or does not return a dataset with items.
         ImageError: If the folder is missing or empty.
     """
     module_name, colon, function_name = source.partition(":")
@@ -116,11 +124,18 @@ def photos_from(source: str) -> list[Photo]:
         sys.path.insert(0, os.getcwd())
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # importing runs the user's module, which may raise anything
         raise UserInputError(
-            f"cannot import {source!r}: {error}; expected a folder or package.module:function"
+            f"cannot import {source!r}: {type(error).__name__}: {error}; expected a folder or package.module:function"
         ) from error
-    return photos_of_dataset(function())
+    try:
+        dataset = function()
+    except Exception as error:
+        raise UserInputError(f"{source} failed: {type(error).__name__}: {error}") from error
+    photos = photos_of_dataset(dataset)
+    if not photos:
+        raise UserInputError(f"{source} returned a dataset without items")
+    return photos
 
 
 def make_header(generator: Generator, model: str | Path, inverter: Inverter, dtype: str = "float16") -> CacheHeader:
@@ -169,8 +184,7 @@ def precompute(
             done, lost = _precompute_batch(batch, cache, inverter, alignment, device)
             inverted, failed = inverted + done, failed + lost
             bar.update(len(batch))
-    keys = {photo.key for photo in photos}
-    psnr = [record.quality["psnr"] for record in cache.records() if record.key in keys]
+    psnr = [record.quality["psnr"] for photo in photos if (record := _stored(cache, photo.key)) is not None]
     seconds = round(time.monotonic() - started, 3)
     median = round(statistics.median(psnr), 3) if psnr else None
     return PrecomputeResult(len(psnr), failed, inverted, seconds, median)
@@ -209,10 +223,12 @@ def _precompute_batch(
         inversion = inverter.invert(images)
         latents = inversion.w_plus.float().cpu().numpy()
         quality = {name: values.float().cpu().tolist() for name, values in inversion.quality.items()}
+        with np.errstate(over="ignore"):
+            storable = np.isfinite(latents.astype(cache.header.dtype)).all(axis=(1, 2))
         for i in needed:
             key, _, transform, source_hash = readable[i]
-            if not np.isfinite(latents[i]).all():
-                failures[key] = f"{key}: inversion gave numbers that are not finite"
+            if not storable[i]:
+                failures[key] = f"{key}: inversion gave numbers that are not finite, or too large for the cache"
                 continue
             row = {name: values[i] for name, values in quality.items()}
             records.append(Record(key, latents[i], row, transform, source_hash))
@@ -227,10 +243,13 @@ def _precompute_batch(
 
 def _stored_hashes(cache: LatentCache, keys: list[str]) -> dict[str, str]:
     """Source hash of each record that is there and whole."""
-    hashes = {}
-    for key in keys:
-        try:
-            hashes[key] = cache.get(key).source_hash
-        except (KeyError, CacheError):
-            continue
-    return hashes
+    records = ((key, _stored(cache, key)) for key in keys)
+    return {key: record.source_hash for key, record in records if record is not None}
+
+
+def _stored(cache: LatentCache, key: str) -> Record | None:
+    """The record, if it is there and whole."""
+    try:
+        return cache.get(key)
+    except (KeyError, CacheError):
+        return None

@@ -16,7 +16,7 @@ from ganaug.faces.align import Alignment, align, to_unit_range
 from ganaug.faces.images import find_images as find_image_files
 from ganaug.faces.images import read_image
 from ganaug.generators import load_generator
-from ganaug.interfaces import NUM_EDIT_UNIFORMS, CacheError
+from ganaug.interfaces import NUM_EDIT_UNIFORMS, CacheError, UserInputError
 from ganaug.loader import DeviceStage
 from ganaug.rng import uniforms
 from ganaug.sheet import contact_sheet
@@ -42,7 +42,10 @@ def preview_sheet(
 
     Raises:
         CacheError: If no sample has latents.
+        UserInputError: If ``out`` is no ``.png``.
     """
+    if out.suffix.lower() != ".png":  # other formats have no place for the mark
+        raise UserInputError(f"the contact sheet is written as PNG; got {str(out)!r}, expected a name ending in .png")
     members = np.flatnonzero(train.pool.position >= 0)[:num_faces]
     if not len(members):
         raise CacheError(f"no sample of the dataset has latents in {train.cache.path}")

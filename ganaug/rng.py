@@ -51,7 +51,7 @@ def uniforms(
     with np.errstate(over="ignore"):
         state = np.full(1, hash_text(purpose), np.uint64)
         for coordinate in (seed, epoch):
-            word = np.uint64(coordinate & 0xFFFFFFFFFFFFFFFF)
+            word = np.uint64(int(coordinate) & 0xFFFFFFFFFFFFFFFF)
             state = _mix((state + _GOLDEN_GAMMA) ^ _mix(np.full(1, word, np.uint64) + _GOLDEN_GAMMA))
         rows = _mix((state + _GOLDEN_GAMMA) ^ _mix(np.asarray(keys, np.int64).astype(np.uint64) + _GOLDEN_GAMMA))
         counters = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN_GAMMA

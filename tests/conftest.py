@@ -20,6 +20,7 @@ from ganaug import checkpoints
 from ganaug.cache import CacheHeader, LatentCache, Record
 from ganaug.faces.align import Alignment, align
 from ganaug.features import PerceptualFeatures
+from ganaug.generators import load_generator
 from ganaug.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from ganaug.inversion.encoder import LatentEncoder
 
@@ -107,8 +108,7 @@ def write_faces(root: Path, per_class: int = 11, size: tuple[int, int] = (20, 20
 
 def make_header(model: Path) -> CacheHeader:
     """Header of a cache of random latents for a model file written by :func:`write_model`."""
-    generator = StyleGAN2(CONFIG)
-    generator.load_state_dict(checkpoints.read_part(model, "generator"))
+    generator = load_generator(model)
     alignment = Alignment(size=RESOLUTION).to_dict()
     return CacheHeader(str(model), generator.fingerprint, generator.latent_spec, alignment, {"name": "random"})
 

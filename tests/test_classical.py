@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ganaug.classical import ClassicalAugmentation, ClassicalConfig, hashed_normal
+from ganaug.classical import ClassicalAugmentation, ClassicalConfig
+from ganaug.classical_ops import hashed_normal
 from ganaug.interfaces import UserInputError
 from ganaug.rng import uniforms
 

@@ -120,6 +120,12 @@ def test_gradient_equals_textbook_form() -> None:
     torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
 
 
+def test_folded_upsampling_equals_two_steps() -> None:
+    layer = SynthesisLayer(5, 7, 4, 16, up=True, conv_clamp=None)
+    x = torch.randn(3, 5, 8, 6)
+    torch.testing.assert_close(layer.upsample(x, folded=True), layer.upsample(x, folded=False), rtol=1e-4, atol=1e-4)
+
+
 def test_upsample_equals_naive_loop() -> None:
     x = torch.randn(2, 3, 5, 7)
     torch.testing.assert_close(upsample2d(x, fir_kernel(4.0)), textbook_upsample(x))

@@ -12,6 +12,9 @@ from ganaug.interfaces import ImageError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 
+# Decoders that a file's bytes may reach, whatever its name. EPS is left out: Pillow hands it to Ghostscript.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
 # Below this an image holds no face to speak of; catches 1x1 tracking pixels and broken exports.
 MIN_SIDE = 16
 
@@ -47,10 +50,14 @@ def content_hash(data: bytes) -> str:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Converts any Pillow mode to 8-bit RGB; 16-bit images are scaled, not clipped as ``convert`` would."""
+    """Any Pillow mode -> 8-bit RGB. 16 bits and floats in [0, 1] are scaled, not clipped as ``convert`` would."""
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         values = np.asarray(image, dtype=np.float64)
-        if image.mode.startswith("I;16") or values.max(initial=0.0) > 255.0:
+        if not np.isfinite(values).all():
+            raise ValueError("its pixels are not finite")
+        if image.mode == "F" and values.max(initial=0.0) <= 1.0:
+            values = values * 255.0
+        elif image.mode.startswith("I;16") or values.max(initial=0.0) > 255.0:
             values = values / 257.0  # 65535 -> 255
         return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")
@@ -72,7 +79,7 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as opened:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
                 opened.load()
                 image = _to_rgb(ImageOps.exif_transpose(opened))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

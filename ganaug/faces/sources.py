@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import ConcatDataset, Dataset, Subset
+from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset
 
 from ganaug.interfaces import UserInputError
 
@@ -56,7 +56,8 @@ def list_items(dataset: Dataset[Any], key: Callable[[int], str] | None = None) -
     Raises:
         UserInputError: If the dataset has no length, or ``key`` does not return strings.
     """
-    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+    indexed = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+    if not indexed or isinstance(dataset, IterableDataset):  # which inherits a __getitem__ that raises
         raise UserInputError(f"expected a map-style dataset with __len__ and __getitem__, got {type(dataset).__name__}")
     items = _list_items(dataset)
     if key is None:
@@ -91,10 +92,11 @@ def _relative(path: str, root: Any) -> str:
 
 
 def _existing(path: str, root: Any) -> str | None:
-    """The file itself: as given, or below the root."""
+    """The file itself: as given, or below the root; None where only the dataset knows (torchvision's CelebA)."""
     if os.path.isabs(path) or root is None or os.path.exists(path):
         return path
-    return os.path.join(os.fspath(root), path)
+    below = os.path.join(os.fspath(root), path)
+    return below if os.path.exists(below) else None
 
 
 def list_labels(dataset: Dataset[Any]) -> NDArray[np.int64] | None:
@@ -119,7 +121,7 @@ def _label_values(dataset: Dataset[Any]) -> Sequence[Any] | None:
     for attribute in LABEL_ATTRIBUTES:
         values = getattr(dataset, attribute, None)
         if values is not None and hasattr(values, "__len__") and len(values) == len(dataset):  # type: ignore[arg-type]
-            values = [v.item() if hasattr(v, "item") else v for v in values]
+            values = [v.item() if hasattr(v, "item") and getattr(v, "ndim", 0) == 0 else v for v in values]
             if all(isinstance(v, (int, float, str, bool)) for v in values):
                 return values
     return None

@@ -30,9 +30,12 @@ def load_generator(name_or_path: str | Path = "faces64", device: str | torch.dev
     path = checkpoints.resolve(name_or_path)
     described = checkpoints.read_metadata(path)
     family = described.get("family")
-    if family not in GENERATORS:
+    if not isinstance(family, str) or family not in GENERATORS:
         raise CheckpointError(f"{path}: family {family!r} is not known; expected one of {sorted(GENERATORS)}")
-    generator = GENERATORS[family](described["config"])
+    try:
+        generator = GENERATORS[family](described["config"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: its configuration is damaged: {error!r}") from error
     try:
         generator.load_state_dict(checkpoints.read_part(path, "generator"))
     except RuntimeError as error:
