@@ -38,7 +38,8 @@ class BatchAugmenter:
         Args:
             images: ``(B, 3, H, W)`` on the device, uint8 or float in [0, 1].
             recipe: What each of the B samples receives.
-            latents: ``"self"`` and each partner edit -> ``(K, L, D)`` for the K generated samples, on any device.
+            latents: ``"self"`` and each partner edit -> ``(K, L, D)``, or ``(K, 2, L, D)`` with anchors, for the K generated
+                samples, on any device.
 
         Returns:
             ``(B, 3, H, W)`` of the same dtype; the very tensor that came in if there is nothing to do.
@@ -58,8 +59,14 @@ class BatchAugmenter:
         return result.to(images.dtype)
 
     def edit(self, recipe: BatchRecipe, rows: np.ndarray, latents: dict[str, Tensor]) -> Tensor:
-        """Edited ``w_plus (K, L, D)`` of the samples in ``rows``."""
-        w_plus = latents["self"].to(self.device, non_blocking=True)
+        """Edited ``w_plus (K, L, D)`` of the samples in ``rows``.
+
+        Where records hold an anchor (see :class:`ganaug.interfaces.Inversion`), edits move the anchor and the move is
+        added to the code: ``w + (edit(anchor) - anchor)``, with the anchors of partners.
+        """
+        own = latents["self"].to(self.device, non_blocking=True).float()
+        code, anchor = (own[:, 0], own[:, 1]) if own.ndim == 4 else (own, own)
+        edited = anchor
         at = torch.from_numpy(rows)
         for edit in self.edits:
             if edit.name not in recipe.edit_names:
@@ -69,10 +76,11 @@ class BatchAugmenter:
                 continue
             params = {k: v[at].to(self.device, non_blocking=True) for k, v in recipe.edit_params[edit.name].items()}
             if edit.needs_partner:
-                params["partner"] = latents[edit.name].to(self.device, non_blocking=True)
+                partner = latents[edit.name].to(self.device, non_blocking=True).float()
+                params["partner"] = partner[:, 1] if partner.ndim == 4 else partner
             mask = torch.from_numpy(active).to(self.device, non_blocking=True)
-            w_plus = torch.where(mask[:, None, None], edit.apply(w_plus, params), w_plus)
-        return w_plus
+            edited = torch.where(mask[:, None, None], edit.apply(edited, params), edited)
+        return code + (edited - anchor) if own.ndim == 4 else edited
 
     def render(self, w_plus: Tensor) -> Tensor:
         """``w_plus (K, L, D)`` -> images ``(K, 3, R, R)`` in [0, 1]."""

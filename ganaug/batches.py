@@ -73,23 +73,32 @@ def pil_to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
-def _convert_item(item: Any) -> tuple[Any, bool]:
-    """Replaces PIL images at the top level of a tuple, list or dict; the container type is kept."""
-    if isinstance(item, dict):
-        if any(isinstance(v, Image.Image) for v in item.values()):
-            return {k: pil_to_tensor(v) if isinstance(v, Image.Image) else v for k, v in item.items()}, True
-    elif isinstance(item, (tuple, list)):
-        if any(isinstance(v, Image.Image) for v in item):
-            values = [pil_to_tensor(v) if isinstance(v, Image.Image) else v for v in item]
-            if isinstance(item, tuple):
-                return (type(item)(*values) if hasattr(item, "_fields") else tuple(values)), True
-            return values, True
-    else:
+def _holds_pil(items: Sequence[Any]) -> bool:
+    """Whether there is a PIL image at the top level of any item. By type, of which there are few: this runs per batch.
+
+    Raises:
+        UserInputError: If an item is neither tuple, list nor dict.
+    """
+    wrong = next((kind for kind in set(map(type, items)) if not issubclass(kind, (tuple, list, dict))), None)
+    if wrong is not None:
         raise UserInputError(
-            f"items must be tuples or dicts with an image in them, got {type(item).__name__}; "
+            f"items must be tuples or dicts with an image in them, got {wrong.__name__}; "
             "return (image,) or {'image': image}"
         )
-    return item, False
+    kinds: set[type] = set()
+    for item in items:
+        kinds.update(map(type, item.values() if isinstance(item, dict) else item))
+    return any(issubclass(kind, Image.Image) for kind in kinds)
+
+
+def _convert_item(item: Any) -> Any:
+    """Replaces PIL images at the top level of a tuple, list or dict; the container type is kept."""
+    if isinstance(item, dict):
+        return _update(item, {k: pil_to_tensor(v) for k, v in item.items() if isinstance(v, Image.Image)})
+    values = [pil_to_tensor(v) if isinstance(v, Image.Image) else v for v in item]
+    if isinstance(item, tuple):
+        return type(item)(*values) if hasattr(item, "_fields") else tuple(values)
+    return values
 
 
 class HostCollate:
@@ -113,20 +122,19 @@ class HostCollate:
                 "this batch was not fetched through GANAugmentedDataset, so its samples are not known; "
                 "wrap the combined dataset instead: GANAugmentedDataset(ConcatDataset([...]), cache=...)"
             )
-        converted = [_convert_item(item) for item in items]
+        from_pil = _holds_pil(items)
+        converted = [_convert_item(item) for item in items] if from_pil else list(items)
         try:
-            batch = self.base_collate([item for item, _ in converted])
+            batch = self.base_collate(converted)
         except RuntimeError as error:
-            sizes = sorted({tuple(v.shape) for item, _ in converted for v in _values(item) if _is_image(v)})
+            sizes = sorted({tuple(v.shape) for item in converted for v in _values(item) if _is_image(v)})
             if len(sizes) > 1:
                 raise UserInputError(
                     f"images of one batch have different sizes {sizes}; add a Resize transform to the base dataset"
                 ) from error
             raise
         hashes = torch.empty(0, dtype=torch.uint8) if items.hashes is None else torch.from_numpy(items.hashes)
-        return HostBatch(
-            batch, torch.tensor(items.indices, dtype=torch.int64), hashes, any(pil for _, pil in converted)
-        )
+        return HostBatch(batch, torch.tensor(items.indices, dtype=torch.int64), hashes, from_pil)
 
 
 def _values(container: Any) -> list[Any]:

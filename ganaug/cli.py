@@ -116,11 +116,11 @@ def _inspect(args: argparse.Namespace) -> dict[str, Any]:
     from ganaug.precompute import quality_summary
 
     cache = LatentCache(args.cache)
-    header = cache.header
+    header, damaged = cache.header, cache.verify()
     return {
         "records": len(cache),
         "failures": len(cache.failures()),
-        "damaged": len(cache.verify()),
+        "damaged": len(damaged),
         "latent_shape": list(header.latent_spec.shape),
         "dtype": header.dtype,
         "generator": header.generator,
@@ -128,7 +128,7 @@ def _inspect(args: argparse.Namespace) -> dict[str, Any]:
         "inverter": dict(header.inverter),
         "alignment": dict(header.alignment),
         "quality": quality_summary(cache),
-        "digest": cache.digest(),
+        "digest": None if damaged else cache.digest(),
     }
 
 

@@ -219,9 +219,11 @@ class GANAugmentedDataset(Dataset[Any]):
                 recipe.active[wanted[found.status[blocks[name]] != FOUND], column] = False
 
     def _count(self, recipe: BatchRecipe) -> None:
-        for source, number in zip(*np.unique(recipe.source, return_counts=True), strict=True):
-            name = Source(int(source)).name.lower()
-            self.counts[name] += int(number)
+        for source, number in enumerate(np.bincount(recipe.source).tolist()):
+            if not number:
+                continue
+            name = Source(source).name.lower()
+            self.counts[name] += number
             if source in (Source.STALE, Source.DAMAGED) and name not in self._warned:
                 self._warned.add(name)
                 key = recipe.keys[int(np.flatnonzero(recipe.source == source)[0])]

@@ -16,7 +16,7 @@ from ganaug.dataset import GANAugmentedDataset
 from ganaug.faces.align import to_unit_range
 from ganaug.faces.images import read_image
 from ganaug.generators import load_generator
-from ganaug.interfaces import Generator
+from ganaug.interfaces import Generator, ImageError
 from ganaug.inversion import build_inverter
 from ganaug.policy import check_ratio
 from ganaug.precompute import make_header, photos_in_folder, precompute
@@ -114,6 +114,8 @@ def run_demo(
     photos = photos_in_folder(root)[:num_faces]
     inverted = precompute(photos, cache, inverter, device)
 
+    if not inverted.images:
+        raise ImageError(f"none of the {len(photos)} images under {root} could be used")
     base = FaceFolder(root, [photo.key for photo in photos if photo.key in cache])
     train = GANAugmentedDataset(base, cache, ratio=ratio, seed=seed)
     loader = train.loader(batch_size=BATCH_SIZE, shuffle=True, device=device)

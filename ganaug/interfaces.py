@@ -89,18 +89,28 @@ class Inversion:
 
     Attributes:
         w_plus: ``(B, L, D)`` float32.
+        anchor: ``(B, L, D)`` float32, a code near ``w_plus`` inside the region where the generator was trained, or None
+            if ``w_plus`` lies there itself. Edits move the anchor and add the move to ``w_plus``: a code that was
+            optimised for one photo reconstructs it best, but swapping rows of two such codes gives smears.
         quality: Name -> ``(B,)`` float32 tensor: at least ``mse`` (of images in [0, 1]), ``psnr`` (dB) and ``ssim``.
     """
 
     w_plus: Tensor
     quality: dict[str, Tensor]
+    anchor: Tensor | None = None
 
 
 @runtime_checkable
 class Inverter(Protocol):
-    """Photos to latents, always batched; a row depends on nothing but its own image."""
+    """Photos to latents, always batched; a row depends on nothing but its own image.
+
+    Attributes:
+        name: Name in ``INVERTERS``.
+        anchored: Whether inversions come with an anchor.
+    """
 
     name: str
+    anchored: bool
 
     @property
     def settings(self) -> dict[str, Any]:

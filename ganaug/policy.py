@@ -184,10 +184,10 @@ class AugmentationPolicy:
             classical: Classical augmentation, or None.
         """
         seed, ratio = self.seed, self.ratio_at(epoch)
-        chance = rng.uniforms(seed, epoch, hashes, "generate", 1)[:, 0]
         source = np.full(len(keys), Source.REAL, np.uint8)
         chosen = np.zeros(len(keys), bool)
         if ratio > 0.0 and pool is not None:
+            chance = rng.uniforms(seed, epoch, hashes, "generate", 1)[:, 0]
             has_latent = pool.position[indices] >= 0
             chosen = self._choose(chance, ratio, has_latent)
             source[chosen & has_latent] = Source.GENERATED

@@ -149,6 +149,7 @@ def make_header(generator: Generator, model: str | Path, inverter: Inverter, dty
         inverter=inverter.settings,
         quality_names=QUALITY_NAMES,
         dtype=dtype,
+        anchored=inverter.anchored,
     )
 
 
@@ -191,8 +192,8 @@ def precompute(
 
 
 def quality_summary(cache: LatentCache) -> dict[str, dict[str, float]]:
-    """5th percentile, median and 95th percentile of each quality figure over the records of a cache."""
-    rows = [record.quality for record in cache.records()]
+    """5th percentile, median and 95th percentile of each quality figure over the sound records of a cache."""
+    rows = [record.quality for key in cache.keys() if (record := _stored(cache, key)) is not None]  # noqa: SIM118
     summary = {}
     for name in cache.header.quality_names if rows else ():
         low, middle, high = np.nanpercentile([row[name] for row in rows], [5, 50, 95])
@@ -221,10 +222,11 @@ def _precompute_batch(
         chips = np.stack([chip for _, chip, _, _ in readable])
         images = to_model_range(torch.from_numpy(chips).permute(0, 3, 1, 2)).to(device)
         inversion = inverter.invert(images)
-        latents = inversion.w_plus.float().cpu().numpy()
+        codes = inversion.w_plus if inversion.anchor is None else torch.stack([inversion.w_plus, inversion.anchor], dim=1)
+        latents = codes.float().cpu().numpy()
         quality = {name: values.float().cpu().tolist() for name, values in inversion.quality.items()}
         with np.errstate(over="ignore"):
-            storable = np.isfinite(latents.astype(cache.header.dtype)).all(axis=(1, 2))
+            storable = np.isfinite(latents.astype(cache.header.dtype)).reshape(len(latents), -1).all(axis=1)
         for i in needed:
             key, _, transform, source_hash = readable[i]
             if not storable[i]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
@@ -16,8 +17,9 @@ from ganaug.faces.align import Alignment, align, to_unit_range
 from ganaug.faces.images import find_images as find_image_files
 from ganaug.faces.images import read_image
 from ganaug.generators import load_generator
-from ganaug.interfaces import NUM_EDIT_UNIFORMS, CacheError, UserInputError
+from ganaug.interfaces import NUM_EDIT_UNIFORMS, CacheError, Edit, UserInputError
 from ganaug.loader import DeviceStage
+from ganaug.provenance import BatchRecipe, Source
 from ganaug.rng import uniforms
 from ganaug.sheet import contact_sheet
 
@@ -50,20 +52,12 @@ def preview_sheet(
     if not len(members):
         raise CacheError(f"no sample of the dataset has latents in {train.cache.path}")
     stage = DeviceStage(train, device or torch.device("cpu"))
-    generator = stage.augmenter.generator
     host = HostCollate()(fetch(train.dataset, members.tolist(), None, FileHasher()))
     photos: Tensor = host.batch[find_images(host.batch)]
     photos = photos.float() / 255.0 if photos.dtype == torch.uint8 else photos.float()
     keys = [train.items[i].key for i in members]
-    latents = torch.from_numpy(train.cache.get_many(keys).latents).to(stage.device)
-    rows = [("photo", photos), ("inversion", to_unit_range(generator.synthesis(latents)))]
-    for edit in train.policy.edits:
-        numbers = uniforms(train.policy.seed, 0, train.key_hashes[members], f"edit {edit.name}", NUM_EDIT_UNIFORMS + 1)
-        params = {k: v.to(stage.device) for k, v in edit.sample_params(torch.from_numpy(numbers[:, :-1])).items()}
-        if edit.needs_partner:
-            partners = train.pool.draw(members, numbers[:, -1], keys)
-            params["partner"] = torch.from_numpy(train.cache.get_many(partners).latents).to(stage.device)
-        rows.append((edit.name, to_unit_range(generator.synthesis(edit.apply(latents, params)))))
+    rows = [("photo", photos), ("inversion", _variants(stage, _only(None, train, members, keys)))]
+    rows += [(edit.name, _variants(stage, _only(edit, train, members, keys))) for edit in train.policy.edits]
     rows += [(f"as served,\nepoch {epoch}", _served(stage, photos, train, members, epoch)) for epoch in range(2)]
     sheet = contact_sheet([(caption, images.cpu()) for caption, images in rows])
     info = PngInfo()
@@ -73,7 +67,30 @@ def preview_sheet(
     return sheet
 
 
-def _served(stage: DeviceStage, photos: Tensor, train: GANAugmentedDataset, members: np.ndarray, epoch: int) -> Tensor:
+def _only(edit: Edit | None, train: GANAugmentedDataset, members: NDArray[np.int64], keys: list[str]) -> BatchRecipe:
+    """Recipes in which every sample receives just this edit, with the parameters of epoch 0."""
+    source = np.full(len(keys), Source.GENERATED, np.uint8)
+    active = np.ones((len(keys), 0 if edit is None else 1), bool)
+    recipe = BatchRecipe(keys, 0, train.policy.seed, source, active, (), {}, {}, {})
+    if edit is not None:
+        hashes = train.key_hashes[members]
+        numbers = uniforms(train.policy.seed, 0, hashes, f"edit {edit.name}", NUM_EDIT_UNIFORMS + 1)
+        recipe.edit_names = (edit.name,)
+        recipe.edit_params = {edit.name: edit.sample_params(torch.from_numpy(numbers[:, :-1]))}
+        if edit.needs_partner:
+            recipe.partners = {edit.name: train.pool.draw(members, numbers[:, -1], keys)}
+    return recipe
+
+
+def _variants(stage: DeviceStage, recipe: BatchRecipe) -> Tensor:
+    """The generator's faces for a recipe, ``(B, 3, R, R)`` in [0, 1]."""
+    counts = stage.train.counts.copy()
+    latents = stage.train.latents_for(recipe)
+    stage.train.counts = counts  # looking is not serving
+    return stage.augmenter.render(stage.augmenter.edit(recipe, np.flatnonzero(recipe.is_generated), latents))
+
+
+def _served(stage: DeviceStage, photos: Tensor, train: GANAugmentedDataset, members: NDArray[np.int64], epoch: int) -> Tensor:
     """The faces exactly as the loader serves them in an epoch, real and generated."""
     recipe = train.draw(members.tolist(), epoch)
     counts = train.counts.copy()
@@ -116,5 +133,6 @@ class InversionDataset(Dataset[tuple[Tensor, int]]):
     @torch.no_grad()
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         latents = torch.from_numpy(self.cache.get(self.files[index]).latents).float()
-        image = to_unit_range(self.generator.synthesis(latents[None]))[0]
+        code = latents[0] if latents.ndim == 3 else latents  # the first of two is the code, the other its anchor
+        image = to_unit_range(self.generator.synthesis(code[None]))[0]
         return (image * 255).round().to(torch.uint8), 0

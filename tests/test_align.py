@@ -33,7 +33,6 @@ def test_matrix_is_crop_then_scale(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("chip_size", [32, 64, 160])
 def test_marks_land_where_the_matrix_says(size: tuple[int, int], chip_size: int) -> None:
     """A white square is drawn in the photo; its centre of mass in the chip is where the matrix puts its centre."""
-    width, height = size
     side = min(size)
     radius = max(3, round(side / 16))
     rng = np.random.default_rng(1)

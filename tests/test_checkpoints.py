@@ -81,7 +81,10 @@ def test_round_trip(tmp_path: Path, half: bool) -> None:
     assert (loaded.fingerprint == source.fingerprint) is not half
     w_plus = loaded.mapping(torch.ones(1, 6))
     torch.testing.assert_close(
-        loaded.synthesis(w_plus), source.synthesis(source.mapping(torch.ones(1, 6))), atol=0.05 if half else 1e-6, rtol=0
+        loaded.synthesis(w_plus),
+        source.synthesis(source.mapping(torch.ones(1, 6))),
+        atol=0.05 if half else 1e-6,
+        rtol=0,
     )
 
 

@@ -54,7 +54,7 @@ def sources(train: GANAugmentedDataset, epoch: int = 0) -> list[str]:
     return [recipe.source.name for recipe in next(iter(loader))[-1]["recipe"]]
 
 
-# ---------------------------------------------------------------------------------------------- what it looks through
+# ---------------------------------------------------------------------------- what it looks through
 
 
 def test_it_is_the_base_dataset(faces: Faces) -> None:
@@ -189,7 +189,7 @@ def test_labels_of_other_datasets(attributes: dict[str, Any], expected: list[int
     assert (None if labels is None else labels.tolist()) == expected
 
 
-# -------------------------------------------------------------------------------------------------------- falling back
+# ------------------------------------------------------------------------------------- falling back
 
 
 def test_samples_without_latents(own_faces: Faces) -> None:
@@ -287,14 +287,17 @@ def test_counts_add_up(faces: Faces) -> None:
     for _ in train.loader(batch_size=5):
         pass
     recipe = train.draw(range(22), 0)
-    assert dict(train.counts) == {"generated": int(recipe.is_generated.sum()), "real": int((~recipe.is_generated).sum())}
+    assert dict(train.counts) == {
+        "generated": int(recipe.is_generated.sum()),
+        "real": int((~recipe.is_generated).sum()),
+    }
 
 
-# ------------------------------------------------------------------------------------------------------------ preserve
+# ----------------------------------------------------------------------------------------- preserve
 
 
 def test_preserve(faces: Faces) -> None:
-    with pytest.raises(UserInputError, match="edit 'coarse' touches identity, which preserve=.* forbids"):
+    with pytest.raises(UserInputError, match=r"edit 'coarse' touches identity, which preserve=.* forbids"):
         wrap(faces, edits=["fine", "coarse"], preserve=["identity"])
     # Default edits are filtered, whatever they touch.
     names = {edit.name for edit in wrap(faces, edits=None).policy.edits}
@@ -320,7 +323,7 @@ def test_preserve_the_label(faces: Faces) -> None:
         assert faces.keys.index(partner) % 2 == i % 2
 
 
-# ------------------------------------------------------------------------------------------------------------- refusals
+# ----------------------------------------------------------------------------------------- refusals
 
 
 @pytest.mark.parametrize(
@@ -424,7 +427,7 @@ def test_epochs_are_not_negative(faces: Faces) -> None:
         train.loader().set_epoch(-1)
 
 
-# --------------------------------------------------------------------------------------------------------------- state
+# -------------------------------------------------------------------------------------------- state
 
 
 def test_pickling(faces: Faces) -> None:

@@ -206,6 +206,7 @@ def test_exif_orientation(kind: str, orientation: int) -> None:
     assert np.abs(got.astype(int) - want).max() <= (24 if kind == "JPEG" else 0)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_damaged_exif_does_not_lose_the_image() -> None:
     image = smooth()
     data = encoded(image, "PNG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff garbage")
@@ -215,6 +216,12 @@ def test_damaged_exif_does_not_lose_the_image() -> None:
         assert "odd.png" in str(error)
     else:
         np.testing.assert_array_equal(pixels(got), pixels(image))
+
+
+def test_first_picture_of_a_phones_mpo() -> None:
+    first, second = smooth(), smooth(seed=1)
+    got = pixels(decode_image(encoded(first, "MPO", save_all=True, append_images=[second], quality=95), "phone.jpg"))
+    assert np.abs(got.astype(int) - pixels(first)).max() <= 24
 
 
 @pytest.mark.parametrize("data", [b"", b"\0", b"<html>not found</html>" * 9, bytes(5000), b"\xff\xd8\xff\xe0"])

@@ -92,7 +92,7 @@ def reference(faces: Faces) -> dict[int, list[list[Sample]]]:
     return loaded
 
 
-# -------------------------------------------------------------------------------------------------- same whatever the way
+# ---------------------------------------------------------------------------- same whatever the way
 
 
 def test_batch_size_changes_nothing(reference: dict[int, list[list[Sample]]]) -> None:
@@ -185,9 +185,7 @@ def test_state_before_the_first_pass(faces: Faces) -> None:
     assert samples(second)[0][0].epoch == 3
 
 
-def test_loops_that_set_the_epoch_themselves_resume_too(
-    faces: Faces, reference: dict[int, list[list[Sample]]]
-) -> None:
+def test_loops_that_set_the_epoch_themselves_resume_too(faces: Faces, reference: dict[int, list[list[Sample]]]) -> None:
     train = wrap(faces)
     state = {**train.loader(batch_size=7).state_dict(), "epoch": 1, "batches_yielded": 2}
     resumed = train.loader(batch_size=7, shuffle=True, return_info=True)
@@ -209,9 +207,7 @@ def test_an_epoch_that_was_left_early(faces: Faces, reference: dict[int, list[li
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_two_ranks_see_what_one_would(
-    faces: Faces, reference: dict[int, list[list[Sample]]], shuffle: bool
-) -> None:
+def test_two_ranks_see_what_one_would(faces: Faces, reference: dict[int, list[list[Sample]]], shuffle: bool) -> None:
     ranks: list[list[Sample]] = []
     for rank in range(2):
         train = wrap(faces)
@@ -308,7 +304,7 @@ def test_attributes(faces: Faces) -> None:
     assert isinstance(train.loader().sampler, SequentialSampler)
 
 
-# ----------------------------------------------------------------------------------------------------- pixels, naively
+# ---------------------------------------------------------------------------------- pixels, naively
 
 
 def naive_variant(faces: Faces, recipe: Recipe, train: GANAugmentedDataset, size: tuple[int, int]) -> Tensor:
@@ -335,7 +331,7 @@ def naive_variant(faces: Faces, recipe: Recipe, train: GANAugmentedDataset, size
 
 @pytest.mark.parametrize("size", [(20, 20), (16, 16), (12, 12), (20, 27), (31, 16), (9, 12)])
 def test_pixels_equal_a_naive_loop(faces: Faces, size: tuple[int, int]) -> None:
-    """Items larger and smaller than the 16 px generator, square and not: the centred square is replaced, and it only."""
+    """Items larger and smaller than the 16 px generator, square and not: only the centred square is replaced."""
     height, width = size
     real = torch.rand(22, 3, height, width, generator=torch.Generator().manual_seed(0))
     train = wrap(faces, Items([(real[i], i) for i in range(22)]), classical=None, edits=["middle", "fine", "pca1"])
@@ -395,7 +391,7 @@ def test_no_edits_give_reconstructions(faces: Faces) -> None:
         torch.testing.assert_close(image, naive_variant(faces, recipe, train, (20, 20)), atol=TOLERANCE, rtol=0)
 
 
-# -------------------------------------------------------------------------------------------- ratio 0: a plain DataLoader
+# ---------------------------------------------------------------------- ratio 0: a plain DataLoader
 
 
 def assert_equal_nested(ours: Any, plain: Any) -> None:
@@ -502,7 +498,7 @@ def test_real_samples_are_untouched_beside_generated_ones(faces: Faces) -> None:
         assert [torch.equal(images[i], items[i][0]) for i in range(22)] == (~info["is_generated"]).tolist()
 
 
-# ---------------------------------------------------------------------------------------------------- provenance, replay
+# ------------------------------------------------------------------------------- provenance, replay
 
 
 @pytest.mark.parametrize("container", ["tuple", "dict", "namedtuple"])
@@ -553,7 +549,7 @@ def test_replay_of_batches_of_one_is_bit_equal(faces: Faces) -> None:
 def test_replay_of_an_unknown_sample(faces: Faces) -> None:
     train = wrap(faces)
     recipe = Recipe.from_dict({**train.draw([0], 0).row(0).to_dict(), "key": "eve/00.jpg"})
-    with pytest.raises(UserInputError, match="no sample with key 'eve/00.jpg' in this dataset"):
+    with pytest.raises(UserInputError, match=r"no sample with key 'eve/00.jpg' in this dataset"):
         replay(train, recipe)
 
 
@@ -562,7 +558,9 @@ def test_a_classical_module_of_ones_own(faces: Faces) -> None:
     train = wrap(faces, ratio=0.0, classical=Noisy())
     base = ImageFolder(str(faces.root), to_tensor)
     state = torch.get_rng_state()
-    once = samples(DataLoader(train, batch_size=22, collate_fn=train.collate(return_info=True), generator=torch.Generator()))
+    once = samples(
+        DataLoader(train, batch_size=22, collate_fn=train.collate(return_info=True), generator=torch.Generator())
+    )
     assert torch.equal(torch.get_rng_state(), state)
     for options in ({"batch_size": 5}, {"batch_size": 4, "num_workers": 2}):
         assert_same(samples(train.loader(return_info=True, **options)), once)
@@ -572,7 +570,7 @@ def test_a_classical_module_of_ones_own(faces: Faces) -> None:
     later = train.loader(batch_size=22, return_info=True)
     later.set_epoch(1)
     assert not torch.equal(samples(later)[0][1], once[0][1])
-    assert 0.0 <= min(float(s[1].min()) for s in once) and max(float(s[1].max()) for s in once) <= 1.0
+    assert min(float(s[1].min()) for s in once) >= 0.0 and max(float(s[1].max()) for s in once) <= 1.0
 
 
 class Crop(nn.Module):
@@ -582,11 +580,13 @@ class Crop(nn.Module):
 
 def test_a_module_that_changes_the_shape(faces: Faces) -> None:
     train = wrap(faces, classical=Crop())
-    with pytest.raises(UserInputError, match="the classical module changed the shape of a sample from .*; it must keep"):
+    with pytest.raises(
+        UserInputError, match=r"the classical module changed the shape of a sample from .*; it must keep"
+    ):
         next(iter(train.loader(batch_size=4)))
 
 
-# -------------------------------------------------------------------------------------------------------------- refusals
+# ----------------------------------------------------------------------------------------- refusals
 
 
 @pytest.mark.parametrize(
@@ -626,13 +626,17 @@ def test_the_state_of_another_loader(faces: Faces, change: str) -> None:
 def test_cuda_where_there_is_none(faces: Faces) -> None:
     train = wrap(faces)
     for make in (train.loader, train.collate):
-        with pytest.raises(UserInputError, match="'cuda' was asked for, but this torch sees no CUDA device; use device"):
+        with pytest.raises(
+            UserInputError, match="'cuda' was asked for, but this torch sees no CUDA device; use device"
+        ):
             make(device="cuda")
 
 
 def test_cuda_inside_a_worker(faces: Faces, monkeypatch: pytest.MonkeyPatch) -> None:
     train = wrap(faces)
-    message = r"variants cannot be made on cuda inside a DataLoader worker .*train.loader\(num_workers=..., device='cuda'\)"
+    message = (
+        r"variants cannot be made on cuda inside a DataLoader worker .*train.loader\(num_workers=..., device='cuda'\)"
+    )
     collate = train.collate()
     collate.stage.device = torch.device("cuda")
     with pytest.raises(UserInputError, match=message):  # in a real worker
@@ -669,7 +673,7 @@ def test_style_mixing_of_ones_own_rows(faces: Faces) -> None:
         assert torch.equal(images, expected)
 
 
-# ------------------------------------------------------------------------------------------------------------------ CUDA
+# --------------------------------------------------------------------------------------------- CUDA
 
 
 def cycle(batches: Iterable[Any], passes: int) -> Iterator[Any]:
@@ -680,9 +684,7 @@ def cycle(batches: Iterable[Any], passes: int) -> Iterator[Any]:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_cuda_draws_the_same(
-    faces: Faces, reference: dict[int, list[list[Sample]]], num_workers: int
-) -> None:
+def test_cuda_draws_the_same(faces: Faces, reference: dict[int, list[list[Sample]]], num_workers: int) -> None:
     """Recipes to the bit; pixels close, as convolutions run in bfloat16 there."""
     train = wrap(faces)
     loader = train.loader(batch_size=7, shuffle=True, num_workers=num_workers, device="cuda", return_info=True)

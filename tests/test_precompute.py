@@ -45,7 +45,7 @@ class Counting:
     """An inverter that counts the images it was asked for."""
 
     def __init__(self, inverter: Inverter) -> None:
-        self.inverter, self.name, self.images = inverter, inverter.name, 0
+        self.inverter, self.name, self.anchored, self.images = inverter, inverter.name, inverter.anchored, 0
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -64,9 +64,7 @@ def cache_for(path: Path, model: Path, inverter: Inverter, dtype: str = "float16
     return LatentCache.create(path, make_header(load_generator(model), model, inverter, dtype))
 
 
-def run(
-    photos: Sequence[Photo], cache: LatentCache, inverter: Inverter, batch_size: int = BATCH
-) -> PrecomputeResult:
+def run(photos: Sequence[Photo], cache: LatentCache, inverter: Inverter, batch_size: int = BATCH) -> PrecomputeResult:
     return precompute(photos, cache, inverter, CPU, batch_size, progress=False)
 
 
@@ -123,8 +121,10 @@ def test_a_folder(faces: Faces, tmp_path: Path) -> None:
         want = inverter.inverter.invert(images)
         for i, key in enumerate(keys):
             record = cache.get(key)
-            assert record.latents.shape == generator.latent_spec.shape and record.latents.dtype == np.float16
-            np.testing.assert_array_equal(record.latents, want.w_plus[i].numpy().astype(np.float16))
+            assert want.anchor is not None and record.latents.shape == (2, *generator.latent_spec.shape)
+            np.testing.assert_array_equal(record.latents[0], want.w_plus[i].numpy().astype(np.float16))
+            np.testing.assert_array_equal(record.latents[1], want.anchor[i].numpy().astype(np.float16))
+            assert record.latents.dtype == np.float16
             np.testing.assert_array_equal(record.transform, chips[i][1])
             assert record.source_hash == hashlib.sha256((faces.root / key).read_bytes()).hexdigest()
             assert tuple(record.quality) == QUALITY_NAMES and np.isfinite(list(record.quality.values())).all()
@@ -290,7 +290,7 @@ def test_float32_cache_takes_large_latents(faces: Faces, tmp_path: Path) -> None
     poisoned = Poisoned(build(faces.model), 1e5)
     cache = cache_for(tmp_path / "new.lmdb", faces.model, poisoned, "float32")
     assert run(photos_in_folder(faces.root)[:4], cache, poisoned).images == 4
-    assert cache.get(faces.keys[1]).latents[0, 3] == 1e5
+    assert cache.get(faces.keys[1]).latents.reshape(-1)[3] == 1e5
 
 
 @pytest.mark.parametrize("name", ["hybrid", "optimization", "encoder"])
@@ -505,7 +505,9 @@ def test_modules_that_are_not_there(source: str) -> None:
         photos_from(source)
 
 
-def test_tensor_dataset_through_the_function(module_here: Callable[[str], str], tmp_path: Path, model_file: Path) -> None:
+def test_tensor_dataset_through_the_function(
+    module_here: Callable[[str], str], tmp_path: Path, model_file: Path
+) -> None:
     name = module_here("""
         import torch
         def faces():

@@ -45,7 +45,9 @@ def test_equals_plain_integers(seed: int, epoch: int, keys: list[int], purpose: 
 
 
 def test_numpy_integers_draw_the_same() -> None:
-    assert uniforms(np.int64(7), np.int32(3), np.array([1, 2]), "x", 3).tolist() == uniforms(7, 3, [1, 2], "x", 3).tolist()
+    assert (
+        uniforms(np.int64(7), np.int32(3), np.array([1, 2]), "x", 3).tolist() == uniforms(7, 3, [1, 2], "x", 3).tolist()
+    )
 
 
 def test_rows_do_not_depend_on_each_other() -> None:
@@ -85,7 +87,8 @@ def test_independent_over_purpose_epoch_seed_key_and_counter() -> None:
         "seed": uniforms(1, 0, range(num), "mix", 1)[:, 0],
         "neighbouring key": uniforms(0, 0, range(1, num + 1), "mix", 1)[:, 0],
         "counter": base[:, 1],
-        "seed and epoch swapped": uniforms(0, 2, range(num), "mix", 1)[:, 0] - uniforms(2, 0, range(num), "mix", 1)[:, 0],
+        "seed and epoch swapped": uniforms(0, 2, range(num), "mix", 1)[:, 0]
+        - uniforms(2, 0, range(num), "mix", 1)[:, 0],
     }
     bound = NormalDist().inv_cdf(1 - 1e-7) / num**0.5
     for name, other in others.items():

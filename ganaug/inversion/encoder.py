@@ -55,6 +55,7 @@ class EncoderInverter:
     """
 
     name = "encoder"
+    anchored = False  # what the encoder says lies in the trained region
 
     def __init__(self, generator: Generator, encoder: LatentEncoder) -> None:
         self.generator = generator

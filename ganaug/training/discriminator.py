@@ -43,7 +43,7 @@ class Discriminator(nn.Module):
         self.out = EqualLinear(width, 1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """``(B, 3, H, W)`` -> ``logits (B,)`` float32 and the trunk's maps in the dtype of ``images``."""
+        """``(B, 3, H, W)`` -> ``logits (B,)`` in the weights' dtype and the trunk's maps in the dtype of ``images``."""
         maps = self.trunk(images)
-        x = self.conv(minibatch_stddev(maps[-1].float()))
+        x = self.conv(minibatch_stddev(maps[-1].to(self.fc.weight.dtype)))
         return self.out(self.fc(x.flatten(1)))[:, 0], maps

@@ -283,6 +283,7 @@ class Trainer:
     def picture(self, num_columns: int = 12) -> Tensor:
         """Three rows of samples, one of held-out photos, one of their reconstructions: ``(3, 5R, C*R)`` in [0, 1]."""
         state = self.state
+        num_columns = min(num_columns, self.held_out.shape[0])
         generator = torch.Generator(device=self.device).manual_seed(self.config.seed + 1)
         z = torch.randn(3 * num_columns, self.config.z_dim, generator=generator, device=self.device)
         samples = state.generator_ema.synthesis(state.generator_ema.mapping(z, truncation_psi=0.8))

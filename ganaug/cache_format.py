@@ -1,0 +1,327 @@
+"""The latent cache's format: what one record and the header look like, and how damage shows.
+
+A cache is an LMDB directory with three databases: the header (what made the latents), the records, and the failures
+(which images gave none, and why). It is a format, not a pickle: a record is a fixed binary layout, little endian, and
+nothing in it is ever executed.
+
+    crc32 (4) | key length (4) | transform (6 float32) | sha256 of the source (32) | quality (n float64) | key | latents
+
+The checksum covers the sample's key and everything after the checksum, so a record under a wrong name is found too.
+``key`` is empty unless the sample's key does not fit LMDB's limit; such a record is stored under the key's hash.
+"""
+
+import json
+import math
+import struct
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ganaug.interfaces import CacheError, LatentSpec
+
+FORMAT_VERSION = 1
+
+FOUND, MISSING, DAMAGED = 0, 1, 2  # ManyLatents.status
+
+CRC = struct.Struct("<I")
+HASH = slice(32, 64)  # of a record: after crc32, key length and transform
+_FAILURE = struct.Struct("<II")  # crc32, key length; then key and reason
+_MAX_KEY_BYTES = 500  # LMDB's limit is 511
+_DTYPES: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
+_LARGEST = {"float16": 65504.0, "float32": float(np.finfo(np.float32).max)}
+# Where all bits of the exponent are set, the number is infinite or NaN.
+_BITS = {"float16": ("<u2", 0x7FFF, 0x7C00), "float32": ("<u4", 0x7FFFFFFF, 0x7F800000)}
+
+Bytes = bytes | memoryview
+
+
+@dataclass(frozen=True)
+class CacheHeader:
+    """What made the latents of a cache. Two caches mix only if all fields but ``generator`` are equal.
+
+    Attributes:
+        generator: Name or path that the generator was loaded from; informative, never compared.
+        fingerprint: sha256 (hex) of the generator's weights.
+        latent_spec: Layout of one sample's latents.
+        alignment: How faces were cut out; JSON-able.
+        inverter: ``{"name": ..., settings...}``; JSON-able.
+        quality_names: Names of the numbers that each record has about its reconstruction.
+        dtype: ``"float16"`` or ``"float32"``, of the stored latents.
+        format_version: Version of the file's layout.
+
+    Raises:
+        CacheError: For another ``dtype``, or settings that JSON cannot hold.
+    """
+
+    generator: str
+    fingerprint: str
+    latent_spec: LatentSpec
+    alignment: dict[str, Any]
+    inverter: dict[str, Any]
+    quality_names: tuple[str, ...] = ("mse", "psnr", "ssim")
+    dtype: str = "float16"
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if self.dtype not in _DTYPES:
+            raise CacheError(f"latents cannot be stored as {self.dtype!r}: expected one of {', '.join(_DTYPES)}")
+        if len(set(self.quality_names)) != len(self.quality_names):
+            raise CacheError(f"quality names must differ from each other, got {self.quality_names}")
+        try:
+            json.dumps([self.alignment, self.inverter])
+        except (TypeError, ValueError) as error:
+            raise CacheError(f"alignment and inverter settings must be JSON-able: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers only, so that it can be stored as JSON."""
+        return {
+            "format_version": self.format_version,
+            "generator": self.generator,
+            "fingerprint": self.fingerprint,
+            "latent_spec": self.latent_spec.to_dict(),
+            "alignment": self.alignment,
+            "inverter": self.inverter,
+            "quality_names": list(self.quality_names),
+            "dtype": self.dtype,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "CacheHeader":
+        """Inverse of :meth:`to_dict`.
+
+        Raises:
+            CacheError: For another format version, or if a field is missing.
+        """
+        version = values.get("format_version")
+        if version != FORMAT_VERSION:
+            raise CacheError(
+                f"the cache has format version {version!r}, but this ganaug reads version {FORMAT_VERSION}. "
+                "Use the ganaug that wrote it, or rebuild the cache"
+            )
+        try:
+            return cls(
+                generator=str(values["generator"]),
+                fingerprint=str(values["fingerprint"]),
+                latent_spec=LatentSpec.from_dict(values["latent_spec"]),
+                alignment=dict(values["alignment"]),
+                inverter=dict(values["inverter"]),
+                quality_names=tuple(values["quality_names"]),
+                dtype=str(values["dtype"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CacheError(f"the cache's header lacks a field or has one of the wrong kind: {error!r}") from error
+
+
+@dataclass
+class Record:
+    """One sample.
+
+    Attributes:
+        key: Any text, usually the image's path relative to its dataset.
+        latents: ``(L, D)``; float16 or float32 as the header says when read, any real dtype when written.
+        quality: One number per name in the header; NaN is allowed.
+        transform: ``(2, 3)`` float32, photo pixel coordinates to chip pixel coordinates.
+        source_hash: sha256 (64 hex digits) of the source file, to notice that an image was changed.
+    """
+
+    key: str
+    latents: NDArray[Any]
+    quality: dict[str, float]
+    transform: NDArray[np.float32]
+    source_hash: str
+
+
+class ManyLatents(NamedTuple):
+    """What :meth:`ganaug.cache.LatentCache.get_many` returns. The arrays are writable and the caller's own.
+
+    Attributes:
+        latents: ``(B, L, D)`` of the stored dtype, in the order asked; zero where ``status`` is not ``FOUND``. Not
+            contiguous: rows lie in one buffer with what else their records hold.
+        status: ``(B,)`` uint8: ``FOUND``, ``MISSING`` or ``DAMAGED``.
+        source_hashes: ``(B, 32)`` uint8, sha256 of the source files; zero where ``status`` is not ``FOUND``.
+    """
+
+    latents: NDArray[Any]
+    status: NDArray[np.uint8]
+    source_hashes: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the records of one cache are laid out; derived from its header once per open file."""
+
+    header: CacheHeader
+    prefix: struct.Struct
+    dtype: np.dtype[Any]
+    latent_bytes: int
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of a record that has no key inside."""
+        return self.prefix.size + self.latent_bytes
+
+    @classmethod
+    def of(cls, header: CacheHeader) -> "Layout":
+        """The layout that a header implies."""
+        dtype = _DTYPES[header.dtype]
+        prefix = struct.Struct(f"<II6f32s{len(header.quality_names)}d")
+        return cls(header, prefix, dtype, math.prod(header.latent_spec.shape) * dtype.itemsize)
+
+    def is_sound(self, key: str, storage: bytes, value: Bytes) -> bool:
+        """Right length, right key, right checksum, and the latents are finite."""
+        length = len(key_inside(key, storage))
+        if len(value) != self.prefix.size + length + self.latent_bytes:
+            return False
+        view = memoryview(value)
+        if CRC.unpack_from(view)[0] != checksum(key, view[CRC.size :]):
+            return False
+        kind, all_but_sign, exponent = _BITS[self.header.dtype]
+        bits = np.frombuffer(value, kind, offset=len(value) - self.latent_bytes)
+        return int((bits & all_but_sign).max(initial=0)) < exponent  # three times faster than np.isfinite
+
+    def split(self, raw: bytearray) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        """B records without keys inside, one after the other -> latents ``(B, L, D)`` and source hashes ``(B, 32)``.
+
+        Both are views into ``raw``. The prefix's length is a multiple of 8, so the numbers are aligned and the strides
+        multiples of their size, as ``torch.from_numpy`` asks for.
+        """
+        size, start = self.record_bytes // self.dtype.itemsize, self.prefix.size // self.dtype.itemsize
+        rows = np.frombuffer(raw, self.dtype).reshape(-1, size)
+        hashes = np.frombuffer(raw, np.uint8).reshape(-1, self.record_bytes)[:, HASH]
+        return rows[:, start:].reshape(len(rows), *self.header.latent_spec.shape), hashes
+
+    def decode(self, key: str, value: bytes) -> Record:
+        """The record that :meth:`encode` made ``value`` of; ``value`` must be sound."""
+        _, _, *transform, source_hash = self.prefix.unpack_from(value)[:9]
+        quality = self.prefix.unpack_from(value)[9:]
+        latents = np.frombuffer(value, self.dtype, offset=len(value) - self.latent_bytes)
+        return Record(
+            key=key,
+            latents=latents.reshape(self.header.latent_spec.shape).copy(),
+            quality=dict(zip(self.header.quality_names, quality, strict=True)),
+            transform=np.array(transform, dtype=np.float32).reshape(2, 3),
+            source_hash=source_hash.hex(),
+        )
+
+    def encode(self, record: Record, path: str) -> bytes:
+        """The bytes of a record; ``path`` is for messages.
+
+        Raises:
+            CacheError: If a field has the wrong shape, or numbers that are not finite or too large (names the key).
+        """
+        header, where = self.header, f"record {record.key!r} for the cache {path}"
+        latents = np.asarray(record.latents)
+        if latents.shape != header.latent_spec.shape:
+            raise CacheError(f"{where}: latents have shape {latents.shape}, expected {header.latent_spec.shape}")
+        if latents.dtype.kind not in "fiu":
+            raise CacheError(f"{where}: latents have dtype {latents.dtype}, expected real numbers")
+        if not np.isfinite(latents).all():
+            raise CacheError(f"{where}: latents are not finite. Note it with put_failures instead")
+        largest, limit = float(np.abs(latents.astype(np.float64)).max(initial=0.0)), _LARGEST[header.dtype]
+        if largest > limit:
+            raise CacheError(
+                f"{where}: a latent of magnitude {largest:g} does not fit {header.dtype} (at most {limit:g}). "
+                "The inversion has diverged; or use a cache with dtype float32"
+            )
+        transform = np.asarray(record.transform, dtype=np.float32)
+        if transform.shape != (2, 3) or not np.isfinite(transform).all():
+            raise CacheError(f"{where}: the transform must be a finite (2, 3) matrix, got {record.transform!r}")
+        if set(record.quality) != set(header.quality_names):
+            raise CacheError(f"{where}: quality has {sorted(record.quality)}, expected {sorted(header.quality_names)}")
+        try:
+            source_hash = bytes.fromhex(record.source_hash)
+        except (TypeError, ValueError):
+            source_hash = b""
+        if len(source_hash) != 32 or len(record.source_hash) != 64:
+            raise CacheError(f"{where}: source_hash must be 64 hex digits (sha256), got {record.source_hash!r}")
+        inside = key_inside(record.key, storage_key(record.key))
+        quality = [float(record.quality[name]) for name in header.quality_names]
+        prefix = self.prefix.pack(0, len(inside), *transform.reshape(-1).tolist(), source_hash, *quality)
+        rest = prefix[CRC.size :] + inside + latents.astype(self.dtype).tobytes()
+        return CRC.pack(checksum(record.key, rest)) + rest
+
+
+def encode_header(header: CacheHeader) -> bytes:
+    """The bytes of a header: crc32, then JSON."""
+    text = json.dumps(header.to_dict(), sort_keys=True).encode()
+    return CRC.pack(zlib.crc32(text)) + text
+
+
+def decode_header(value: Bytes | None, path: str) -> CacheHeader:
+    """Inverse of :func:`encode_header`; ``path`` is for messages.
+
+    Raises:
+        CacheError: If there is none, or it is damaged or of another version.
+    """
+    if value is None or len(value) < CRC.size:
+        raise CacheError(f"{path} has no header: not a ganaug latent cache, or not fully created")
+    text = bytes(value[CRC.size :])
+    if CRC.unpack_from(value)[0] != zlib.crc32(text):
+        raise CacheError(f"the header of the cache {path} is damaged. Restore a copy or rebuild it")
+    return CacheHeader.from_dict(json.loads(text))
+
+
+def encode_failure(key: str, reason: str) -> bytes:
+    """The bytes of a note that a sample has no latents."""
+    inside = key_inside(key, storage_key(key))
+    rest = CRC.pack(len(inside)) + inside + reason.encode(errors="surrogatepass")
+    return CRC.pack(checksum(key, rest)) + rest
+
+
+def decode_failure(storage: bytes, value: bytes) -> tuple[str, str] | None:
+    """Key and reason; a reason that cannot be read any more is told as such. None if the key is unreadable."""
+    key = true_key(storage, lambda: value, _FAILURE.size)
+    if key is None:
+        return None
+    if len(value) < _FAILURE.size or CRC.unpack_from(value)[0] != checksum(key, value[CRC.size :]):
+        return key, "(damaged entry)"
+    return key, value[_FAILURE.size + _FAILURE.unpack_from(value)[1] :].decode(errors="surrogatepass")
+
+
+def storage_key(key: str) -> bytes:
+    """The key under which LMDB has a sample: its text, or a zero byte and a hash where LMDB could not take it."""
+    name = key.encode(errors="surrogatepass")  # any Python string, so also file names that are not valid UTF-8
+    if 0 < len(name) <= _MAX_KEY_BYTES and name[0]:
+        return name
+    return b"\0" + sha256(name).digest()
+
+
+def key_inside(key: str, storage: bytes) -> bytes:
+    """What an entry holds of its key: all of it if it is stored under a hash, else nothing."""
+    return b"" if storage[0] else key.encode(errors="surrogatepass")
+
+
+def true_key(storage: bytes, value: Callable[[], Bytes], key_offset: int) -> str | None:
+    """The sample's key of a stored entry, or None if unreadable; ``value()`` gives the entry's bytes where needed."""
+    try:
+        if storage[0]:
+            return storage.decode(errors="surrogatepass")
+        data = value()
+        name = bytes(data[key_offset : key_offset + CRC.unpack_from(data, CRC.size)[0]])
+        return name.decode(errors="surrogatepass") if b"\0" + sha256(name).digest() == storage else None
+    except (UnicodeDecodeError, struct.error):
+        return None
+
+
+def checksum(key: str, rest: Bytes) -> int:
+    """crc32 over a sample's key and all bytes of its entry after the checksum."""
+    return zlib.crc32(rest, zlib.crc32(key.encode(errors="surrogatepass")))
+
+
+def require_equal(mine: CacheHeader, other: CacheHeader, mine_name: str, other_name: str, advice: str) -> None:
+    """All fields but ``generator``; through JSON, so that a tuple in the settings equals the list it is stored as.
+
+    Raises:
+        CacheError: If a field differs; names it and both values.
+    """
+    first, second = (json.loads(json.dumps(header.to_dict())) for header in (mine, other))
+    for name in first:
+        if name != "generator" and first[name] != second[name]:
+            raise CacheError(
+                f"{name} differs: {mine_name} has {first[name]!r}, {other_name} has {second[name]!r}. {advice}"
+            )
