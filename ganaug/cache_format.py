@@ -16,6 +16,7 @@ import struct
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -158,9 +159,18 @@ class Layout:
     header: CacheHeader
     prefix: struct.Struct
     dtype: np.dtype[Any]
-    latent_bytes: int
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one record's latents."""
+        return self.header.latent_spec.shape
+
+    @cached_property
+    def latent_bytes(self) -> int:
+        """Bytes of one record's latents."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @cached_property
     def record_bytes(self) -> int:
         """Bytes of a record that has no key inside."""
         return self.prefix.size + self.latent_bytes
@@ -170,7 +180,7 @@ class Layout:
         """The layout that a header implies."""
         dtype = _DTYPES[header.dtype]
         prefix = struct.Struct(f"<II6f32s{len(header.quality_names)}d")
-        return cls(header, prefix, dtype, math.prod(header.latent_spec.shape) * dtype.itemsize)
+        return cls(header, prefix, dtype)
 
     def is_sound(self, key: str, storage: bytes, value: Bytes) -> bool:
         """Right length, right key, right checksum, and the latents are finite."""
@@ -193,7 +203,7 @@ class Layout:
         size, start = self.record_bytes // self.dtype.itemsize, self.prefix.size // self.dtype.itemsize
         rows = np.frombuffer(raw, self.dtype).reshape(-1, size)
         hashes = np.frombuffer(raw, np.uint8).reshape(-1, self.record_bytes)[:, HASH]
-        return rows[:, start:].reshape(len(rows), *self.header.latent_spec.shape), hashes
+        return rows[:, start:].reshape(len(rows), *self.shape), hashes
 
     def decode(self, key: str, value: bytes) -> Record:
         """The record that :meth:`encode` made ``value`` of; ``value`` must be sound."""
@@ -202,7 +212,7 @@ class Layout:
         latents = np.frombuffer(value, self.dtype, offset=len(value) - self.latent_bytes)
         return Record(
             key=key,
-            latents=latents.reshape(self.header.latent_spec.shape).copy(),
+            latents=latents.reshape(self.shape).copy(),
             quality=dict(zip(self.header.quality_names, quality, strict=True)),
             transform=np.array(transform, dtype=np.float32).reshape(2, 3),
             source_hash=source_hash.hex(),
@@ -216,8 +226,8 @@ class Layout:
         """
         header, where = self.header, f"record {record.key!r} for the cache {path}"
         latents = np.asarray(record.latents)
-        if latents.shape != header.latent_spec.shape:
-            raise CacheError(f"{where}: latents have shape {latents.shape}, expected {header.latent_spec.shape}")
+        if latents.shape != self.shape:
+            raise CacheError(f"{where}: latents have shape {latents.shape}, expected {self.shape}")
         if latents.dtype.kind not in "fiu":
             raise CacheError(f"{where}: latents have dtype {latents.dtype}, expected real numbers")
         if not np.isfinite(latents).all():

@@ -209,10 +209,9 @@ class GANAugmentedDataset(Dataset[Any]):
         recipe.source[wanted[own != FOUND]] = Source.NO_LATENT
         recipe.source[wanted[own == DAMAGED]] = Source.DAMAGED
         if hashes is not None and hashes.size:
-            now = [bytes(row).hex() for row in hashes[wanted]]
-            unknown = "00" * HASH_BYTES  # the file could not be read, or the sample has none
-            pairs = zip(now, found.source_hashes[: len(wanted)], strict=True)
-            stale = (own == FOUND) & np.array([a != b and a != unknown for a, b in pairs], bool)
+            now, then = hashes[wanted], found.source_hashes[: len(wanted)]
+            # Zeros: the file could not be read, the sample has none, or the record was made from none.
+            stale = (own == FOUND) & (now != then).any(axis=1) & now.any(axis=1) & then.any(axis=1)
             recipe.source[wanted[stale]] = Source.STALE
         for column, name in enumerate(recipe.edit_names):
             if name in blocks:  # an edit whose partner cannot be read is left out

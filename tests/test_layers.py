@@ -12,7 +12,9 @@ LAYERS = {
     "rng": 0,
     "layers": 1,
     "checkpoints": 1,
+    "lmdb_verify": 1,
     "lmdb_pool": 1,
+    "cache_format": 1,
     "cache": 1,
     "provenance": 1,
     "batches": 1,
@@ -37,7 +39,9 @@ LAYERS = {
 
 # Helpers of one module in a file of their own, and steps inside one layer that DESIGN.md lists together.
 SAME_LAYER = {
+    ("lmdb_pool", "lmdb_verify"),
     ("cache", "lmdb_pool"),
+    ("cache", "cache_format"),
     ("classical", "classical_ops"),
     ("dataset", "policy"),
     ("training", "inversion"),
@@ -70,7 +74,9 @@ def imports(path: Path) -> list[tuple[str, bool]]:
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names = [f"{node.module}.{alias.name}" if node.module == "ganaug" else str(node.module) for alias in node.names]
+            names = [
+                f"{node.module}.{alias.name}" if node.module == "ganaug" else str(node.module) for alias in node.names
+            ]
         for name in names:
             parts = name.split(".")
             if parts[0] == "ganaug" and len(parts) > 1 and not parts[1].startswith("__"):

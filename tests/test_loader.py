@@ -105,6 +105,7 @@ def test_batch_size_changes_nothing(reference: dict[int, list[list[Sample]]]) ->
         assert {sample[0].epoch for sample in reference[64][epoch]} == {epoch}
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
 @pytest.mark.parametrize(
     ("num_workers", "batch_size", "context", "persistent"),
     [

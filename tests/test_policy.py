@@ -59,6 +59,8 @@ def test_hundred_thousand_draws_are_binomial() -> None:
     # Successive epochs are independent: both times generated with probability 0.09.
     later = faces.draw(AugmentationPolicy(0.3, [MIX]), epoch=1)
     assert_frequency(int((recipe.is_generated & later.is_generated).sum()), 100_000, 0.09)
+    million = sum(int(faces.draw(AugmentationPolicy(0.3), epoch).is_generated.sum()) for epoch in range(10))
+    assert_frequency(million, 1_000_000, 0.3)
 
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0])
