@@ -3,8 +3,9 @@
     python benchmarks/generator.py --data ../shared/data [--model NAME|FILE] [--json FILE] [--picture FILE] [--quick]
 
 Frechet distance and recall in MobileFaceNet features, on 64 px chips of FairFace; generated faces against ``val``, and
-``train`` against ``val`` as the yardstick, with as many samples as there are training photos. Reconstruction quality and
-identity (cosine to the photo) of each inverter on ``val``; identity and change of each edit, against the inversion.
+``train`` against ``val`` as the yardstick, with as many samples as there are training photos. Reconstruction
+quality and identity (cosine to the photo) of each inverter on ``val``; identity and change of each edit, against the
+inversion.
 """
 
 import argparse

@@ -93,8 +93,8 @@ def measure(repeats: int) -> list[dict[str, object]]:
         seconds: dict[str, list[float]] = {"textbook": [], "ganaug": []}
         for _ in range(repeats):
             for form, run in (
-                ("textbook", lambda g=textbook: grouped_synthesis(g, w_plus)),
-                ("ganaug", lambda g=ours: g.synthesis(w_plus)),
+                ("textbook", lambda g=textbook, w=w_plus: grouped_synthesis(g, w)),
+                ("ganaug", lambda g=ours, w=w_plus: g.synthesis(w)),
             ):
                 started = time.perf_counter()
                 run()

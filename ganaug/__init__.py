@@ -4,19 +4,56 @@ A latent cache is made once (``ganaug precompute``); from then on :class:`GANAug
 of the user's own faces in every batch.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
 
-from ganaug.augment import BatchAugmenter
-from ganaug.cache import CacheHeader, LatentCache, Record
-from ganaug.classical import ClassicalAugmentation, ClassicalConfig
-from ganaug.dataset import GANAugmentedDataset
-from ganaug.edits import EDITS, Direction, StyleMixing
-from ganaug.generators import GENERATORS, StyleGAN2, load_generator
-from ganaug.interfaces import CacheError, CheckpointError, GanaugError, ImageError, LatentSpec, UserInputError
-from ganaug.inversion import INVERTERS, EncoderInverter, OptimizationInverter
-from ganaug.loader import AugmentedLoader, replay
-from ganaug.policy import AugmentationPolicy, linear_ratio
-from ganaug.provenance import Recipe, Source
+if TYPE_CHECKING:
+    from ganaug.augment import BatchAugmenter
+    from ganaug.cache import CacheHeader, LatentCache, Record
+    from ganaug.classical import ClassicalAugmentation, ClassicalConfig
+    from ganaug.dataset import GANAugmentedDataset
+    from ganaug.edits import EDITS, Direction, StyleMixing
+    from ganaug.errors import CacheError, CheckpointError, GanaugError, ImageError, UserInputError
+    from ganaug.generators import GENERATORS, StyleGAN2, load_generator
+    from ganaug.interfaces import LatentSpec
+    from ganaug.inversion import INVERTERS, EncoderInverter, OptimizationInverter
+    from ganaug.loader import AugmentedLoader, replay
+    from ganaug.policy import AugmentationPolicy, linear_ratio
+    from ganaug.provenance import Recipe, Source
+
+# Name -> module. Imported at first use: torch and kornia take seconds, and `ganaug --help` needs neither.
+_MODULES = {
+    "AugmentationPolicy": "ganaug.policy",
+    "AugmentedLoader": "ganaug.loader",
+    "BatchAugmenter": "ganaug.augment",
+    "CacheError": "ganaug.errors",
+    "CacheHeader": "ganaug.cache",
+    "CheckpointError": "ganaug.errors",
+    "ClassicalAugmentation": "ganaug.classical",
+    "ClassicalConfig": "ganaug.classical",
+    "Direction": "ganaug.edits",
+    "EDITS": "ganaug.edits",
+    "EncoderInverter": "ganaug.inversion",
+    "GANAugmentedDataset": "ganaug.dataset",
+    "GENERATORS": "ganaug.generators",
+    "GanaugError": "ganaug.errors",
+    "INVERTERS": "ganaug.inversion",
+    "ImageError": "ganaug.errors",
+    "LatentCache": "ganaug.cache",
+    "LatentSpec": "ganaug.interfaces",
+    "OptimizationInverter": "ganaug.inversion",
+    "Recipe": "ganaug.provenance",
+    "Record": "ganaug.cache",
+    "Source": "ganaug.provenance",
+    "StyleGAN2": "ganaug.generators",
+    "StyleMixing": "ganaug.edits",
+    "UserInputError": "ganaug.errors",
+    "linear_ratio": "ganaug.policy",
+    "load_generator": "ganaug.generators",
+    "replay": "ganaug.loader",
+}
 
 __all__ = [
     "EDITS",
@@ -48,3 +85,16 @@ __all__ = [
     "load_generator",
     "replay",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name at its first use (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'ganaug' has no attribute {name!r}")
+    value = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -38,8 +38,8 @@ class BatchAugmenter:
         Args:
             images: ``(B, 3, H, W)`` on the device, uint8 or float in [0, 1].
             recipe: What each of the B samples receives.
-            latents: ``"self"`` and each partner edit -> ``(K, L, D)``, or ``(K, 2, L, D)`` with anchors, for the K generated
-                samples, on any device.
+            latents: ``"self"`` and each partner edit -> ``(K, L, D)``, or ``(K, 2, L, D)`` with anchors, for the K
+                generated samples, on any device.
 
         Returns:
             ``(B, 3, H, W)`` of the same dtype; the very tensor that came in if there is nothing to do.

@@ -53,6 +53,8 @@ class CacheHeader:
         inverter: ``{"name": ..., settings...}``; JSON-able.
         quality_names: Names of the numbers that each record has about its reconstruction.
         dtype: ``"float16"`` or ``"float32"``, of the stored latents.
+        anchored: Whether a record holds two codes, ``(2, L, D)``: the latents, and the anchor that edits move (see
+            :class:`ganaug.interfaces.Inversion`). Else ``(L, D)``.
         format_version: Version of the file's layout.
 
     Raises:
@@ -66,6 +68,7 @@ class CacheHeader:
     inverter: dict[str, Any]
     quality_names: tuple[str, ...] = ("mse", "psnr", "ssim")
     dtype: str = "float16"
+    anchored: bool = False
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -89,6 +92,7 @@ class CacheHeader:
             "inverter": self.inverter,
             "quality_names": list(self.quality_names),
             "dtype": self.dtype,
+            "anchored": self.anchored,
         }
 
     @classmethod
@@ -113,6 +117,7 @@ class CacheHeader:
                 inverter=dict(values["inverter"]),
                 quality_names=tuple(values["quality_names"]),
                 dtype=str(values["dtype"]),
+                anchored=bool(values["anchored"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CacheError(f"the cache's header lacks a field or has one of the wrong kind: {error!r}") from error
@@ -124,7 +129,8 @@ class Record:
 
     Attributes:
         key: Any text, usually the image's path relative to its dataset.
-        latents: ``(L, D)``; float16 or float32 as the header says when read, any real dtype when written.
+        latents: ``(L, D)``, or ``(2, L, D)`` with an anchor; float16 or float32 as the header says when read, any real
+            dtype when written.
         quality: One number per name in the header; NaN is allowed.
         transform: ``(2, 3)`` float32, photo pixel coordinates to chip pixel coordinates.
         source_hash: sha256 (64 hex digits) of the source file, to notice that an image was changed.
@@ -141,7 +147,8 @@ class ManyLatents(NamedTuple):
     """What :meth:`ganaug.cache.LatentCache.get_many` returns. The arrays are writable and the caller's own.
 
     Attributes:
-        latents: ``(B, L, D)`` of the stored dtype, in the order asked; zero where ``status`` is not ``FOUND``. Not
+        latents: ``(B, L, D)`` or ``(B, 2, L, D)`` of the stored dtype, in the order asked; zero where ``status`` is not
+            ``FOUND``. Not
             contiguous: rows lie in one buffer with what else their records hold.
         status: ``(B,)`` uint8: ``FOUND``, ``MISSING`` or ``DAMAGED``.
         source_hashes: ``(B, 32)`` uint8, sha256 of the source files; zero where ``status`` is not ``FOUND``.
@@ -163,7 +170,8 @@ class Layout:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one record's latents."""
-        return self.header.latent_spec.shape
+        shape = self.header.latent_spec.shape
+        return (2, *shape) if self.header.anchored else shape
 
     @cached_property
     def latent_bytes(self) -> int:

@@ -7,14 +7,15 @@ A file holds up to three networks under prefixes: ``generator.``, ``encoder.`` (
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from ganaug.interfaces import CheckpointError
 
@@ -74,7 +75,11 @@ def read_part(path: Path, part: str) -> dict[str, Tensor]:
     read_metadata(path)
     prefix = part + "."
     try:
+        data = path.read_bytes()
         with safe_open(path, framework="pt") as file:
+            stored = (file.metadata() or {}).get("sha256")
+            if stored != _tensors_digest(data):
+                raise CheckpointError(f"{path}: damaged: its weights are not those that were written; get it again")
             tensors = {
                 name[len(prefix) :]: file.get_tensor(name).float()
                 for name in file.keys()  # noqa: SIM118 - no mapping
@@ -114,11 +119,38 @@ def write(
         for name, t in state.items()
     }
     metadata = {"format": FORMAT, "description": json.dumps(description, sort_keys=True)}
+    metadata["sha256"] = _tensors_digest(save(tensors))
     data = _sorted_header(save(tensors, metadata))
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(data)
     os.replace(temporary, path)
     return hashlib.sha256(data).hexdigest()
+
+
+def _tensors_digest(data: bytes) -> str:
+    """sha256 (hex) of what follows the header of a safetensors file, which has no checksum of its own."""
+    return hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
+
+
+@contextmanager
+def reading_description(path: Path) -> Iterator[None]:
+    """Turns what goes wrong while a network is built from a file's description into CheckpointError."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: its configuration is damaged or incomplete: {error!r}") from error
+
+
+def load_into(network: nn.Module, path: Path, part: str) -> None:
+    """Fills a network with one part of a file.
+
+    Raises:
+        CheckpointError: See :func:`read_part`; also when the weights do not fit the network.
+    """
+    try:
+        network.load_state_dict(read_part(path, part))
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: {part} weights do not fit the configuration written in it: {error}") from error
 
 
 def _sorted_header(data: bytes) -> bytes:

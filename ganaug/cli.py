@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ganaug import __version__
-from ganaug.interfaces import GanaugError, UserInputError, resolve_device
+from ganaug.errors import GanaugError, ImageError, UserInputError
 
+EXIT_DAMAGED = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
 
@@ -90,6 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _demo(args: argparse.Namespace) -> dict[str, Any]:
     from ganaug.demo import run_demo
+    from ganaug.interfaces import resolve_device
 
     device = resolve_device(args.device)
     return run_demo(
@@ -100,6 +102,7 @@ def _demo(args: argparse.Namespace) -> dict[str, Any]:
 def _precompute(args: argparse.Namespace) -> dict[str, Any]:
     from ganaug.cache import LatentCache
     from ganaug.generators import load_generator
+    from ganaug.interfaces import resolve_device
     from ganaug.inversion import build_inverter
     from ganaug.precompute import make_header, photos_from, precompute
 
@@ -108,7 +111,10 @@ def _precompute(args: argparse.Namespace) -> dict[str, Any]:
     generator = load_generator(args.generator, device)
     inverter = build_inverter(args.inverter, generator, args.generator, device, args.steps)
     cache = LatentCache.create(args.cache, make_header(generator, args.generator, inverter))
-    return precompute(photos, cache, inverter, device, args.batch_size).to_dict()
+    result = precompute(photos, cache, inverter, device, args.batch_size)
+    if not result.images:
+        raise ImageError(f"none of the {len(photos)} images of {args.source} could be used; the reasons are above")
+    return result.to_dict()
 
 
 def _inspect(args: argparse.Namespace) -> dict[str, Any]:
@@ -134,6 +140,7 @@ def _inspect(args: argparse.Namespace) -> dict[str, Any]:
 
 def _preview(args: argparse.Namespace) -> dict[str, Any]:
     from ganaug.dataset import GANAugmentedDataset
+    from ganaug.interfaces import resolve_device
     from ganaug.preview import InversionDataset, PhotoDataset, preview_sheet
 
     device = resolve_device(args.device)
@@ -150,6 +157,7 @@ def _preview(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _train(args: argparse.Namespace) -> dict[str, Any]:
+    from ganaug.interfaces import resolve_device
     from ganaug.training.config import PRESETS
     from ganaug.training.run import train
 
@@ -191,7 +199,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"ganaug {args.command}: interrupted; what was finished is kept", file=sys.stderr)
         return EXIT_INTERRUPTED
-    return 0
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        print(f"ganaug {args.command}: the device is out of memory; use a smaller --batch-size", file=sys.stderr)
+        return EXIT_USER_ERROR
+    return EXIT_DAMAGED if figures.get("damaged") else 0
 
 
 def _show(figures: dict[str, Any]) -> None:

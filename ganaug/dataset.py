@@ -17,7 +17,7 @@ from ganaug import rng
 from ganaug.batches import HASH_BYTES, FileHasher, IndexedItems
 from ganaug.cache import DAMAGED, FOUND, LatentCache, ManyLatents
 from ganaug.classical import ClassicalAugmentation
-from ganaug.edits import DEFAULT_EDITS, build_edits
+from ganaug.edits import ATTRIBUTES, DEFAULT_EDITS, build_edits
 from ganaug.faces.sources import Item, list_items, list_labels
 from ganaug.generators import load_generator
 from ganaug.interfaces import CacheError, Edit, Generator, UserInputError
@@ -102,9 +102,15 @@ class GANAugmentedDataset(Dataset[Any]):
     def _build_policy(
         self, ratio: Ratio, edits: Sequence[str | Edit] | None, preserve: Sequence[str], seed: int
     ) -> AugmentationPolicy:
+        if isinstance(preserve, str):
+            raise UserInputError(f"preserve is a sequence of attribute names, got the string {preserve!r}")
+        if edits is not None and (isinstance(edits, str) or not isinstance(edits, Sequence)):
+            raise UserInputError(f"edits is a sequence of names or Edit objects, got {edits!r}")
+        known = ATTRIBUTES.union({"label"}, *(edit.touches for edit in edits or () if isinstance(edit, Edit)))
+        unknown = sorted(set(preserve) - known)
+        if unknown:
+            raise UserInputError(f"preserve names unknown attributes {unknown}; known are {', '.join(sorted(known))}")
         if edits is not None:
-            if isinstance(edits, str) or not isinstance(edits, Sequence):
-                raise UserInputError(f"edits is a sequence of names or Edit objects, got {edits!r}")
             return AugmentationPolicy(ratio, build_edits(edits, self.generator), preserve, seed=seed)
         kept = set(preserve)
         built = [edit for edit in build_edits(DEFAULT_EDITS, self.generator) if not edit.touches & kept]

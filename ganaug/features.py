@@ -115,6 +115,7 @@ def load_perceptual_features(
     """
     path = checkpoints.resolve(name_or_path)
     described = checkpoints.read_metadata(path)
-    features = PerceptualFeatures(described["discriminator_channels"], described["config"]["img_resolution"])
-    features.trunk.load_state_dict(checkpoints.read_part(path, "features"))
+    with checkpoints.reading_description(path):
+        features = PerceptualFeatures(described["discriminator_channels"], described["config"]["img_resolution"])
+    checkpoints.load_into(features.trunk, path, "features")
     return features.eval().to(device=resolve_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

@@ -11,6 +11,25 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from ganaug.errors import CacheError, CheckpointError, GanaugError, ImageError, UserInputError
+
+__all__ = [
+    "NUM_EDIT_UNIFORMS",
+    "CacheError",
+    "CheckpointError",
+    "Edit",
+    "Embedder",
+    "GanaugError",
+    "Generator",
+    "ImageError",
+    "Inversion",
+    "Inverter",
+    "LatentSpec",
+    "Noise",
+    "UserInputError",
+    "resolve_device",
+]
+
 Noise = Literal["const", "none", "random"]
 
 
@@ -160,26 +179,6 @@ class Embedder(Protocol):
     def __call__(self, images: Tensor) -> Tensor:
         """``images (B, 3, H, W)`` in [-1, 1] -> ``(B, embedding_dim)`` of unit length."""
         ...
-
-
-class GanaugError(Exception):
-    """Base of the errors that a caller may want to catch; the message says what was got, expected and what to do."""
-
-
-class CacheError(GanaugError):
-    """A latent cache cannot be opened, read or written."""
-
-
-class CheckpointError(GanaugError):
-    """A weight file cannot be opened, or is not what it was taken for."""
-
-
-class ImageError(GanaugError):
-    """An image file cannot be turned into a face image."""
-
-
-class UserInputError(GanaugError, ValueError):
-    """An argument is outside what is allowed."""
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

@@ -222,7 +222,9 @@ def _precompute_batch(
         chips = np.stack([chip for _, chip, _, _ in readable])
         images = to_model_range(torch.from_numpy(chips).permute(0, 3, 1, 2)).to(device)
         inversion = inverter.invert(images)
-        codes = inversion.w_plus if inversion.anchor is None else torch.stack([inversion.w_plus, inversion.anchor], dim=1)
+        codes = inversion.w_plus
+        if inversion.anchor is not None:
+            codes = torch.stack([codes, inversion.anchor], dim=1)
         latents = codes.float().cpu().numpy()
         quality = {name: values.float().cpu().tolist() for name, values in inversion.quality.items()}
         with np.errstate(over="ignore"):

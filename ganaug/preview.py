@@ -90,7 +90,9 @@ def _variants(stage: DeviceStage, recipe: BatchRecipe) -> Tensor:
     return stage.augmenter.render(stage.augmenter.edit(recipe, np.flatnonzero(recipe.is_generated), latents))
 
 
-def _served(stage: DeviceStage, photos: Tensor, train: GANAugmentedDataset, members: NDArray[np.int64], epoch: int) -> Tensor:
+def _served(
+    stage: DeviceStage, photos: Tensor, train: GANAugmentedDataset, members: NDArray[np.int64], epoch: int
+) -> Tensor:
     """The faces exactly as the loader serves them in an epoch, real and generated."""
     recipe = train.draw(members.tolist(), epoch)
     counts = train.counts.copy()

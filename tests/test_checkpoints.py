@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from ganaug import checkpoints
@@ -45,7 +45,10 @@ def rewrite(path: Path, change: Callable[[dict[str, Tensor], dict[str, str]], No
     """Writes the file again with changed tensors or metadata, as a valid safetensors file."""
     tensors = load_file(path)
     metadata = {"format": checkpoints.FORMAT, "description": json.dumps(DESCRIPTION)}
+    metadata["sha256"] = ...  # type: ignore[assignment]
     change(tensors, metadata)
+    if metadata.get("sha256") is ...:
+        metadata["sha256"] = checkpoints._tensors_digest(save(tensors))
     save_file(tensors, path, metadata)
 
 
@@ -294,3 +297,25 @@ def test_fingerprint_depends_on_the_architecture_alone_otherwise() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_fingerprint_on_the_gpu() -> None:
     assert generator().to("cuda").fingerprint == generator().fingerprint
+
+
+def test_bit_flip_in_the_weights_is_refused(model: Path) -> None:
+    """safetensors has no checksum: a flip that leaves a finite number would load in silence."""
+    data = bytearray(model.read_bytes())
+    for offset in np.linspace(len(data) // 2, len(data) - 1, 10).astype(int):
+        changed = bytearray(data)
+        changed[offset] ^= 1
+        model.write_bytes(changed)
+        with pytest.raises(CheckpointError, match="not those that were written"):
+            load_generator(model)
+    model.write_bytes(data)
+    load_generator(model)
+
+
+@pytest.mark.parametrize("load", [load_encoder, load_perceptual_features])
+def test_incomplete_description_is_refused(load: Any, model: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no"):
+        load(model)
+    rewrite(model, described(discriminator_channels=...))
+    with pytest.raises(CheckpointError, match="configuration is damaged or incomplete"):
+        load(model)

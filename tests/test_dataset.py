@@ -306,6 +306,8 @@ def test_preserve(faces: Faces) -> None:
     assert 0 < len(kept) < len(names)
     with pytest.raises(UserInputError, match="every default edit touches something in preserve"):
         wrap(faces, edits=None, preserve=["lighting", "expression"])
+    with pytest.raises(UserInputError, match=r"unknown attributes \['identiy'\]; known are"):
+        wrap(faces, preserve=["identiy"])
 
 
 def test_preserve_the_label(faces: Faces) -> None:

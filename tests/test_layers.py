@@ -8,6 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "ganaug"
 
 LAYERS = {
+    "errors": 0,
     "interfaces": 0,
     "rng": 0,
     "layers": 1,
@@ -39,6 +40,7 @@ LAYERS = {
 
 # Helpers of one module in a file of their own, and steps inside one layer that DESIGN.md lists together.
 SAME_LAYER = {
+    ("interfaces", "errors"),
     ("lmdb_pool", "lmdb_verify"),
     ("cache", "lmdb_pool"),
     ("cache", "cache_format"),

@@ -161,7 +161,7 @@ def test_r1_equals_finite_differences() -> None:
         moved[0][0, c, i, j] += step
         moved[1][0, c, i, j] -= step
         slope = (discriminator(moved[0])[0] - discriminator(moved[1])[0]) / (2 * step)
-        assert float(gradient[0, c, i, j]) == pytest.approx(float(slope), rel=1e-4)
+        assert float(gradient[0, c, i, j]) == pytest.approx(slope.item(), rel=1e-4)
 
 
 def test_r1_weight_rule() -> None:

@@ -17,6 +17,9 @@ ROW_TOUCHES: dict[str, frozenset[str]] = {
 }
 NUM_PRINCIPAL_COMPONENTS = 8
 
+# Words that ``touches`` and ``preserve`` are made of; a word that no edit could touch is taken for a slip of the pen.
+ATTRIBUTES: frozenset[str] = frozenset().union(*ROW_TOUCHES.values()) | {"makeup"}
+
 
 # What a dataset uses when nobody names edits; those that touch something preserved are left out.
 DEFAULT_EDITS = ("middle", "fine", "pca1")

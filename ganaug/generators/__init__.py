@@ -32,14 +32,9 @@ def load_generator(name_or_path: str | Path = "faces64", device: str | torch.dev
     family = described.get("family")
     if not isinstance(family, str) or family not in GENERATORS:
         raise CheckpointError(f"{path}: family {family!r} is not known; expected one of {sorted(GENERATORS)}")
-    try:
+    with checkpoints.reading_description(path):
         generator = GENERATORS[family](described["config"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: its configuration is damaged: {error!r}") from error
-    try:
-        generator.load_state_dict(checkpoints.read_part(path, "generator"))
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: weights do not fit the configuration written in it: {error}") from error
+    checkpoints.load_into(generator, path, "generator")
     generator.eval().requires_grad_(False)
     return generator.to(device=resolve_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 

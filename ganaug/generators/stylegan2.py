@@ -153,10 +153,7 @@ class SynthesisLayer(nn.Module):
         power = self.weight.square().sum(dim=(2, 3))
         demodulation = (styles.square() @ power.t() + DEMODULATION_EPS).rsqrt()
         x = x * styles.to(x.dtype)[:, :, None, None]
-        if self.up:
-            x = self.upsample(x, folded=x.is_cuda)
-        else:
-            x = F.conv2d(x, self.weight.to(x.dtype), padding=1)
+        x = self.upsample(x, folded=x.is_cuda) if self.up else F.conv2d(x, self.weight.to(x.dtype), padding=1)
         # The activation's gain is folded into everything that is summed before it (see layers.py).
         x = x * (demodulation * LRELU_GAIN).to(x.dtype)[:, :, None, None]
         if noise == "const":

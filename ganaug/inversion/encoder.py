@@ -81,8 +81,9 @@ def load_encoder(name_or_path: str | Path = "faces64", device: str | torch.devic
     """
     path = checkpoints.resolve(name_or_path)
     described = checkpoints.read_metadata(path)
-    config = described["config"]
-    encoder = LatentEncoder(described["discriminator_channels"], 2 * len(config["channels"]), config["w_dim"])
-    encoder.load_state_dict(checkpoints.read_part(path, "encoder"))
+    with checkpoints.reading_description(path):
+        config = described["config"]
+        encoder = LatentEncoder(described["discriminator_channels"], 2 * len(config["channels"]), config["w_dim"])
+    checkpoints.load_into(encoder, path, "encoder")
     encoder.eval().requires_grad_(False)
     return encoder.to(device=resolve_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

@@ -41,8 +41,8 @@ class OptimizationInverter:
         pixel_weight: Weight of the mean squared error of images in [-1, 1].
         feature_weight: Weight of the perceptual distance.
         prior_weight: Weight of the squared distance to the starting point (``w_avg`` or the encoder's guess), in
-            standard deviations of W; None: 0.002 from the mean, 0.1 from an encoder. Codes that stray far from where the generator was trained reconstruct better and
-            edit worse (arXiv 2102.02766, section 3).
+            standard deviations of W; None: 0.002 from the mean, 0.1 from an encoder. Codes that stray far from where
+            the generator was trained reconstruct better and edit worse (arXiv 2102.02766, section 3).
 
     Raises:
         UserInputError: For an unknown space or fewer than one step.

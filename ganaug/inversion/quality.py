@@ -21,8 +21,8 @@ def reconstruction_quality(reconstructions: Tensor, images: Tensor) -> dict[str,
         images: ``(B, 3, H, W)`` in [-1, 1].
 
     Returns:
-        ``mse`` of images in [0, 1], ``psnr`` in dB (at most 60), ``ssim`` (11x11 Gaussian window, Wang et al. 2004), each ``(B,)``; NaN
-        for an image that is not finite.
+        ``mse`` of images in [0, 1], ``psnr`` in dB (at most 60) and ``ssim`` (11x11 Gaussian window, Wang et al. 2004),
+        each ``(B,)``; NaN for an image that is not finite.
     """
     x, y = to_unit_range(reconstructions), to_unit_range(images)
     mse = (x - y).square().mean(dim=(1, 2, 3))
