@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from ganaug.generators import GENERATORS, StyleGAN2, load_generator
     from ganaug.interfaces import LatentSpec
     from ganaug.inversion import INVERTERS, EncoderInverter, OptimizationInverter
-    from ganaug.loader import AugmentedLoader, replay
+    from ganaug.loader import AugmentedLoader
     from ganaug.policy import AugmentationPolicy, linear_ratio
     from ganaug.provenance import Recipe, Source
+    from ganaug.stage import replay
 
 # Name -> module. Imported at first use: torch and kornia take seconds, and `ganaug --help` needs neither.
 _MODULES = {
@@ -52,7 +53,7 @@ _MODULES = {
     "UserInputError": "ganaug.errors",
     "linear_ratio": "ganaug.policy",
     "load_generator": "ganaug.generators",
-    "replay": "ganaug.loader",
+    "replay": "ganaug.stage",
 }
 
 __all__ = [

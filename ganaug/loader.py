@@ -1,115 +1,16 @@
 """Augmented batches for a training loop: workers read, the main process makes variants, one batch ahead on CUDA."""
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    Dataset,
-    Sampler,
-    SequentialSampler,
-    default_collate,
-    get_worker_info,
-)
+from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler, default_collate
 
-from ganaug import rng
-from ganaug.augment import BatchAugmenter
-from ganaug.batches import FileHasher, HostBatch, HostCollate, IndexedItems, add_info, find_images, move_to, replace_at
+from ganaug.batches import FileHasher, HostBatch, HostCollate, IndexedItems
 from ganaug.dataset import GANAugmentedDataset, fetch
-from ganaug.interfaces import Generator, UserInputError, resolve_device
-from ganaug.provenance import BatchRecipe, Recipe
-
-
-class DeviceStage:
-    """The one callable that turns a batch from a worker into an augmented batch on the device.
-
-    Used by :class:`AugmentedLoader` in the main process, and by :class:`AugmentingCollate` where there are no workers.
-
-    Args:
-        train: The wrapped dataset.
-        device: Where variants are made and batches arrive.
-        return_info: Add provenance to every batch.
-
-    Raises:
-        UserInputError: For a device that is not there, or CUDA inside a worker.
-    """
-
-    def __init__(self, train: GANAugmentedDataset, device: str | torch.device, return_info: bool = False) -> None:
-        self.device = resolve_device(device)
-        refuse_cuda_in_worker(self.device)
-        self.train = train
-        self.return_info = return_info
-        classical = train.classical
-        if classical is not None and self.device.type != "cpu":
-            classical = copy.deepcopy(classical).to(self.device)
-        # The dataset keeps its generator on the CPU, so that it can be pickled and shared by loaders of several
-        # devices.
-        generator = train.generator
-        if generator.w_avg.device != self.device:
-            module = copy.deepcopy(cast(torch.nn.Module, generator))
-            generator = cast(Generator, module.to(self.device))
-        self.augmenter = BatchAugmenter(generator, list(train.policy.edits), classical)
-        self._range_checked = False
-
-    def __call__(self, host: HostBatch, epoch: int) -> Any:
-        """Augments one batch."""
-        recipe = self.train.draw(host.indices.tolist(), epoch)
-        return self.apply(host, recipe)
-
-    def apply(self, host: HostBatch, recipe: BatchRecipe) -> Any:
-        """Augments one batch by a given recipe."""
-        where = find_images(host.batch)
-        images = host.batch[where]
-        if len(images) != len(recipe):
-            raise UserInputError(
-                f"the base collate made {len(images)} images of {len(recipe)} samples; it must keep them all"
-            )
-        self._check_range(images)
-        latents = self.train.latents_for(recipe, host.hashes.numpy() if host.hashes.numel() else None)
-        batch = move_to(host.batch, self.device)
-        images = batch[where]
-        if host.from_pil and images.dtype == torch.uint8:
-            images = images.float() / 255.0
-        images = self.augmenter(images, recipe, latents)
-        batch = replace_at(batch, where, images)
-        return add_info(batch, self._info(host, recipe)) if self.return_info else batch
-
-    def _check_range(self, images: torch.Tensor) -> None:
-        """Looks at the first batch only: float images outside [0, 1] would be clamped to nonsense."""
-        if self._range_checked or not images.numel():
-            return
-        self._range_checked = True
-        if images.dtype == torch.uint8:
-            return
-        if not images.is_floating_point():
-            raise UserInputError(f"images must be uint8 or float in [0, 1], got {images.dtype}")
-        low, high = float(images.min()), float(images.max())
-        if low < -1e-3 or high > 1.0 + 1e-3:
-            raise UserInputError(
-                f"float images must be in [0, 1], got {low:.3g} to {high:.3g}; take Normalize out of the base "
-                "dataset's transform and normalise the batch after the loader"
-            )
-
-    def _info(self, host: HostBatch, recipe: BatchRecipe) -> dict[str, Any]:
-        generated = torch.from_numpy(recipe.is_generated.copy())
-        return {
-            "is_generated": generated.to(self.device, non_blocking=True),
-            "source_index": host.indices.to(self.device, non_blocking=True),
-            "source_key": recipe.keys,
-            "recipe": recipe.rows(),
-        }
-
-
-def refuse_cuda_in_worker(device: torch.device) -> None:
-    """Raises UserInputError inside a DataLoader worker when ``device`` is not the CPU."""
-    if device.type != "cpu" and get_worker_info() is not None:
-        raise UserInputError(
-            f"variants cannot be made on {device} inside a DataLoader worker (a forked worker cannot use CUDA); use "
-            f"train.loader(num_workers=..., device={str(device)!r}), or num_workers=0 with train.collate()"
-        )
+from ganaug.interfaces import UserInputError
+from ganaug.sampling import KeyedSampler, SkippingBatchSampler
+from ganaug.stage import DeviceStage, refuse_cuda_in_worker
 
 
 class AugmentingCollate:
@@ -158,40 +59,6 @@ class _WorkerDataset(Dataset[Any]):
         return fetch(self.dataset, indices, self.paths, self.hasher)
 
 
-class KeyedSampler(Sampler[int]):
-    """A new order each epoch that depends on (seed, epoch) alone, so that an epoch can be resumed in its middle."""
-
-    def __init__(self, length: int, seed: int) -> None:
-        self.length, self.seed, self.epoch = length, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch whose order is given."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(rng.permutation(self.seed, self.epoch, self.length, "shuffle").tolist())
-
-
-class _SkippingBatchSampler(Sampler[list[int]]):
-    """Leaves out the first ``skip`` batches of one pass, without loading them."""
-
-    def __init__(self, batch_sampler: Any) -> None:
-        self.batch_sampler = batch_sampler
-        self.skip = 0
-
-    def __len__(self) -> int:
-        return len(self.batch_sampler)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        skip, self.skip = self.skip, 0
-        for number, indices in enumerate(self.batch_sampler):
-            if number >= skip:
-                yield list(indices)
-
-
 class AugmentedLoader:
     """Iterates over augmented batches; made by :meth:`GANAugmentedDataset.loader`.
 
@@ -232,7 +99,7 @@ class AugmentedLoader:
         self.device = self.stage.device
         batches = self._batch_sampler(batch_size, shuffle, options)
         self.sampler = getattr(batches, "sampler", batches)
-        self._batches = _SkippingBatchSampler(batches)
+        self._batches = SkippingBatchSampler(batches)
         options.setdefault("pin_memory", self.device.type == "cuda")
         self.loader: DataLoader[Any] = DataLoader(
             _WorkerDataset(train),
@@ -368,28 +235,3 @@ def _record_stream(batch: Any, stream: torch.cuda.Stream) -> None:
     elif isinstance(batch, (tuple, list)):
         for value in batch:
             _record_stream(value, stream)
-
-
-def replay(train: GANAugmentedDataset, recipe: Recipe, device: str | torch.device = "cpu") -> Any:
-    """Makes one sample again from its recipe.
-
-    Args:
-        train: The wrapped dataset, with the same cache, edits and classical augmentation.
-        recipe: From ``return_info=True``, or read back with :meth:`Recipe.from_dict`.
-        device: Where to make it.
-
-    Returns:
-        A batch of one, in the container of the base dataset.
-
-    Raises:
-        UserInputError: If the dataset has no sample of that key.
-    """
-    index = next((i for i, item in enumerate(train.items) if item.key == recipe.key), None)
-    if index is None:
-        raise UserInputError(f"no sample with key {recipe.key!r} in this dataset")
-    stage = DeviceStage(train, device)
-    dtypes = {name: value.dtype for name, value in train.draw([index], recipe.epoch).classical.items()}
-    names = [edit.name for edit in train.policy.edits]
-    batch = BatchRecipe.from_rows([recipe], names, dtypes)
-    host = HostCollate()(fetch(train.dataset, [index], None, FileHasher()))
-    return stage.apply(host, batch)

@@ -18,10 +18,10 @@ from ganaug.faces.images import find_images as find_image_files
 from ganaug.faces.images import read_image
 from ganaug.generators import load_generator
 from ganaug.interfaces import NUM_EDIT_UNIFORMS, CacheError, Edit, UserInputError
-from ganaug.loader import DeviceStage
 from ganaug.provenance import BatchRecipe, Source
 from ganaug.rng import uniforms
 from ganaug.sheet import contact_sheet
+from ganaug.stage import DeviceStage
 
 # PNG text chunk that marks a picture with generated faces in it.
 SYNTHETIC_TAG = "ganaug:synthetic"

@@ -25,7 +25,7 @@ from torch.utils.data import (
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor, to_tensor
 
-import ganaug.loader
+import ganaug.stage
 from ganaug import GANAugmentedDataset, Recipe, StyleMixing, load_generator, replay
 from ganaug.augment import place
 from ganaug.edits import rows_of
@@ -642,8 +642,8 @@ def test_cuda_inside_a_worker(faces: Faces, monkeypatch: pytest.MonkeyPatch) -> 
     collate.stage.device = torch.device("cuda")
     with pytest.raises(UserInputError, match=message):  # in a real worker
         next(iter(DataLoader(train, batch_size=2, num_workers=1, collate_fn=collate)))
-    monkeypatch.setattr(ganaug.loader, "resolve_device", torch.device)
-    monkeypatch.setattr(ganaug.loader, "get_worker_info", lambda: "a worker")
+    monkeypatch.setattr(ganaug.stage, "resolve_device", torch.device)
+    monkeypatch.setattr(ganaug.stage, "get_worker_info", lambda: "a worker")
     for make in (train.loader, train.collate):
         with pytest.raises(UserInputError, match=message):
             make(device="cuda")

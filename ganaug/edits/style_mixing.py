@@ -29,7 +29,7 @@ class StyleMixing:
         name: str,
         rows: Sequence[int],
         touches: set[str] | frozenset[str],
-        strength: tuple[float, float] = (0.6, 1.0),
+        strength: tuple[float, float] = (0.4, 0.9),
     ) -> None:
         self.name = name
         self.rows = tuple(rows)
