@@ -44,7 +44,7 @@ class TowardsMean:
 
 def main(out: Path) -> None:
     generator = ganaug.load_generator("faces64")
-    draw_faces(generator, out / "faces", count=6, seed=3)
+    draw_faces("faces64", out / "faces", count=6, seed=3)
     cache = precompute_folder(out / "faces", out / "faces.lmdb", steps=5)
     base = FaceFolder(out / "faces", find_images(out / "faces"))
     edits = ["fine", TowardsMean(generator, rows=[2, 3, 4, 5])]

@@ -35,5 +35,5 @@ if __name__ == "__main__":
         main(Path(sys.argv[1]), Path(sys.argv[2]))
     else:
         with tempfile.TemporaryDirectory() as scratch:
-            draw_faces(load_generator("faces64"), Path(scratch) / "faces", count=4, seed=0)
+            draw_faces("faces64", Path(scratch) / "faces", count=4, seed=0)
             main(Path(scratch) / "faces", Path(scratch) / "faces.lmdb", steps=5)

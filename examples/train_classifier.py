@@ -46,6 +46,6 @@ if __name__ == "__main__":
         with tempfile.TemporaryDirectory() as scratch:
             root = Path(scratch) / "faces"
             for number, name in enumerate(("first", "second")):
-                draw_faces(ganaug.load_generator("faces64"), root / name, count=4, seed=number)
+                draw_faces("faces64", root / name, count=4, seed=number)
             precompute_folder(root, Path(scratch) / "faces.lmdb", steps=5)
             main(root, Path(scratch) / "faces.lmdb")

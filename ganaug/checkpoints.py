@@ -1,7 +1,8 @@
 """Weight files: one safetensors file per model, with what it is written in its metadata. Nothing in it is executed.
 
-A file holds up to three networks under prefixes: ``generator.``, ``encoder.`` (its feed-forward inverter) and
-``features.`` (the trunk of its discriminator, for perceptual comparison). Weights may be stored as float16.
+A file holds up to four parts under prefixes: ``generator.``, ``encoder.`` (its feed-forward inverter), ``features.``
+(the trunk of its discriminator, for perceptual comparison) and ``prior.`` (a Gaussian over the codes of real photos, to
+draw faces from). Weights may be stored as float16.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from ganaug.interfaces import CheckpointError
 
 FORMAT = "ganaug-1"
-PARTS = ("generator", "encoder", "features")
+PARTS = ("generator", "encoder", "features", "prior")
 ASSETS = Path(__file__).parent / "assets"
 
 # Models that ship with the package: name -> file.

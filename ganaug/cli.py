@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--out", metavar="DIR", type=Path, default=Path("ganaug-demo"), help="default: %(default)s")
     demo.add_argument("--limit", metavar="N", type=_positive, default=32, help="faces to use (default: %(default)s)")
-    demo.add_argument("--steps", metavar="N", type=_positive, default=40, help="inversion steps (default: %(default)s)")
+    demo.add_argument("--steps", metavar="N", type=_positive, default=80, help="inversion steps (default: %(default)s)")
     demo.add_argument("--ratio", metavar="X", type=float, default=0.5, help="share of variants (default: %(default)s)")
     demo.add_argument("--device", default="cpu", help="default: %(default)s")
     demo.add_argument("--seed", type=int, default=0)
@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     pre.add_argument("--batch-size", metavar="N", type=_positive, default=32, help="default: %(default)s")
     pre.add_argument("--device", default="cpu", help="default: %(default)s")
     pre.add_argument("--limit", metavar="N", type=_positive, help="only the first N images")
-    pre.add_argument("--seed", type=int, default=0, help="recorded; the inverters so far draw nothing")
+    pre.add_argument("--seed", type=int, default=0, help="for inverters that draw; those so far draw nothing")
 
     inspect = command("inspect", _inspect, "What a latent cache holds, and whether it is whole.")
     inspect.add_argument("cache", metavar="DIR")

@@ -15,15 +15,15 @@ from ganaug.cache import LatentCache
 from ganaug.dataset import GANAugmentedDataset
 from ganaug.faces.align import to_unit_range
 from ganaug.faces.images import read_image
-from ganaug.generators import load_generator
-from ganaug.interfaces import Generator, ImageError
+from ganaug.generators import load_generator, load_prior
+from ganaug.interfaces import ImageError
 from ganaug.inversion import build_inverter
 from ganaug.policy import check_ratio
 from ganaug.precompute import make_header, photos_in_folder, precompute
 from ganaug.preview import preview_sheet
 
 NUM_FACES = 32
-NUM_STEPS = 40
+NUM_STEPS = 80
 IMAGE_SIZE = 64
 BATCH_SIZE = 16
 EPOCHS = 6
@@ -57,11 +57,11 @@ class FaceFolder(Dataset[tuple[Tensor, int]]):
 
 
 @torch.no_grad()
-def draw_faces(generator: Generator, folder: Path, count: int, seed: int) -> None:
-    """Draws faces from the generator into ``folder/face-000.png`` and so on: nobody's photo."""
+def draw_faces(model: str | Path, folder: Path, count: int, seed: int) -> None:
+    """Draws faces from a model's prior into ``folder/face-000.png`` and so on: nobody's photo."""
     folder.mkdir(parents=True, exist_ok=True)
-    z = torch.randn(count, generator.z_dim, generator=torch.Generator().manual_seed(seed))
-    images = to_unit_range(generator.synthesis(generator.mapping(z, truncation_psi=0.7)))
+    w_plus = load_prior(model).sample(count, torch.Generator().manual_seed(seed))
+    images = to_unit_range(load_generator(model).synthesis(w_plus))
     for number, image in enumerate((images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()):
         Image.fromarray(image).save(folder / f"face-{number:03d}.png")
 
@@ -107,7 +107,7 @@ def run_demo(
     generator = load_generator("faces64", device)
     root = Path(images) if images is not None else out / "faces"
     if images is None:
-        draw_faces(generator, root, num_faces, seed)
+        draw_faces("faces64", root, num_faces, seed)
 
     inverter = build_inverter("hybrid", generator, "faces64", device, steps)
     cache = LatentCache.create(out / "faces.lmdb", make_header(generator, "faces64", inverter))

@@ -11,19 +11,22 @@ CAPTION_WIDTH = 92  # pixels
 GAP = 4  # pixels
 
 
-def contact_sheet(rows: Sequence[tuple[str, Tensor]], face_size: int = 96) -> Image.Image:
+def contact_sheet(
+    rows: Sequence[tuple[str, Tensor]], face_size: int = 96, caption_width: int = CAPTION_WIDTH
+) -> Image.Image:
     """Draws rows of faces.
 
     Args:
         rows: Caption and images ``(N, 3, H, W)`` in [0, 1] of each row.
         face_size: Side at which a face is drawn, in pixels.
+        caption_width: Space for captions, in pixels.
 
     Returns:
         RGB image.
     """
     columns = max(len(images) for _, images in rows)
-    step = face_size + GAP
-    sheet = Image.new("RGB", (CAPTION_WIDTH + columns * step + GAP, len(rows) * step + GAP), "white")
+    step, left = face_size + GAP, max(caption_width, GAP)
+    sheet = Image.new("RGB", (left + columns * step, len(rows) * step + GAP), "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=13)
     for y, (caption, images) in enumerate(rows):
@@ -35,5 +38,5 @@ def contact_sheet(rows: Sequence[tuple[str, Tensor]], face_size: int = 96) -> Im
             face = Image.fromarray(np.ascontiguousarray(pixels))
             if face.size != (face_size, face_size):
                 face = face.resize((face_size, face_size), Image.Resampling.BICUBIC)
-            sheet.paste(face, (CAPTION_WIDTH + x * step, top))
+            sheet.paste(face, (left + x * step, top))
     return sheet

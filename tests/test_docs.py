@@ -36,9 +36,8 @@ def test_readme_training_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     from ganaug.demo import draw_faces
 
     monkeypatch.chdir(tmp_path)
-    generator = ganaug.load_generator("faces64")
     for number, name in enumerate(("ann", "bob")):
-        draw_faces(generator, tmp_path / "faces" / name, count=3, seed=number)
+        draw_faces("faces64", tmp_path / "faces" / name, count=3, seed=number)
     assert main(["precompute", "faces", "--cache", "faces.lmdb", "--steps", "3"]) == 0
     (code,) = (block for block in blocks("python") if "GANAugmentedDataset" in block)
     assert 8 <= len([line for line in code.splitlines() if line.strip()]) <= 12

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ganaug import load_generator
 from ganaug.features import load_perceptual_features
+from ganaug.generators import LatentPrior, load_prior
 from ganaug.interfaces import CheckpointError, UserInputError
 from ganaug.inversion import load_encoder
 from ganaug.training.augment import augment, draw_augmentation
@@ -233,6 +234,8 @@ def test_train_writes_a_model_that_opens(photos: Path, tmp_path: Path) -> None:
     assert images.shape == (2, 3, 16, 16)
     assert encoder.encode(images, generator.w_avg).shape == (2, *generator.latent_spec.shape)
     assert len(features(images)) == 2
+    drawn = load_prior(model).sample(3, torch.Generator().manual_seed(0))
+    assert drawn.shape == (3, *generator.latent_spec.shape)
     assert (out / "samples-000000.png").exists()
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["images"] == 40
@@ -241,6 +244,25 @@ def test_train_writes_a_model_that_opens(photos: Path, tmp_path: Path) -> None:
         train(photos, out, TINY, CPU)
     resumed = train(photos, out, replace(TINY, kimg=0.06), CPU, resume=True)
     assert resumed["images_seen"] == 60
+
+
+def test_prior_equals_numpy() -> None:
+    codes = torch.randn(40, 2, 3, generator=torch.Generator().manual_seed(0)) @ torch.diag(
+        torch.tensor([3.0, 1.0, 0.2])
+    )
+    prior = LatentPrior.fit(codes, num_components=4)
+    flat = codes.flatten(1).double().numpy()
+    _, singular, rows = np.linalg.svd(flat - flat.mean(axis=0), full_matrices=False)
+    np.testing.assert_allclose(prior.std, singular[:4] / np.sqrt(39), rtol=1e-4)
+    cosines = (prior.components.flatten(1).double().numpy() * rows[:4]).sum(axis=1)
+    np.testing.assert_allclose(np.abs(cosines), 1.0, rtol=1e-4)
+    drawn = prior.sample(20000, torch.Generator().manual_seed(1)).flatten(1).double()
+    kept = rows[:4].T @ np.diag(singular[:4] ** 2 / 39) @ rows[:4]
+    np.testing.assert_allclose(np.cov(drawn.numpy().T), kept, atol=0.03 * kept.max())
+    np.testing.assert_allclose(drawn.mean(dim=0), flat.mean(axis=0), atol=0.1)
+    still = prior.sample(2, torch.Generator().manual_seed(1), truncation_psi=0.0)
+    torch.testing.assert_close(still, prior.mean.expand(2, -1, -1))
+    assert LatentPrior.fit(codes[:3]).std.shape == (2,)
 
 
 def test_too_few_photos(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ganaug import checkpoints
+from ganaug.generators.prior import LatentPrior, load_prior
 from ganaug.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from ganaug.interfaces import CheckpointError, Generator, resolve_device
 
@@ -39,4 +40,4 @@ def load_generator(name_or_path: str | Path = "faces64", device: str | torch.dev
     return generator.to(device=resolve_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-__all__ = ["GENERATORS", "StyleGAN2", "StyleGAN2Config", "load_generator"]
+__all__ = ["GENERATORS", "LatentPrior", "StyleGAN2", "StyleGAN2Config", "load_generator", "load_prior"]

@@ -42,7 +42,7 @@ class TrainConfig:
     """
 
     resolution: int = 64
-    kimg: float = 200.0
+    kimg: float = 150.0
     batch_size: int = 16
     z_dim: int = 256
     w_dim: int = 256

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ganaug import checkpoints, rng
 from ganaug.faces.align import to_model_range
+from ganaug.generators import LatentPrior
 from ganaug.interfaces import UserInputError
 from ganaug.training.config import TrainConfig
 from ganaug.training.data import RealImages, pack_images
@@ -18,6 +19,7 @@ from ganaug.training.loop import Trainer
 
 HELD_OUT_SHARE = 0.02
 MAX_HELD_OUT = 256
+MAX_PRIOR_IMAGES = 8192
 
 
 def train(
@@ -80,13 +82,25 @@ def _tensor(chips: np.ndarray) -> Tensor:
     return to_model_range(torch.from_numpy(np.array(chips)).permute(0, 3, 1, 2))
 
 
+@torch.no_grad()
+def fit_prior(trainer: Trainer) -> LatentPrior:
+    """Gaussian over the encoder's codes of training photos."""
+    state, members = trainer.state, trainer.images.members[:MAX_PRIOR_IMAGES]
+    codes = [
+        state.encoder_ema.encode(_tensor(trainer.images.chips[part]).to(trainer.device), state.generator_ema.w_avg)
+        for part in np.array_split(members, max(len(members) // 128, 1))
+    ]
+    return LatentPrior.fit(torch.cat(codes))
+
+
 def export(trainer: Trainer, path: Path, *, data: str, licence: str) -> str:
-    """Writes averaged generator and encoder and the discriminator's trunk to one model file; returns its sha256."""
+    """Writes averaged generator and encoder, the discriminator's trunk and the prior; returns the file's sha256."""
     state = trainer.state
     parts = {
         "generator": state.generator_ema.state_dict(),
         "encoder": state.encoder_ema.state_dict(),
         "features": state.discriminator.trunk.state_dict(),
+        "prior": fit_prior(trainer).state_dict(),
     }
     description = {
         "family": state.generator_ema.family,

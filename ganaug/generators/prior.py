@@ -1,0 +1,72 @@
+"""A Gaussian over the codes of real photos: where to draw faces from that look like photos.
+
+A generator that was trained for a short time maps z to good faces less reliably than its encoder maps photos to good
+codes. A density fitted to those codes afterwards is a better place to draw from: ex-post density estimation
+(arXiv 1903.12436, section 4).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ganaug import checkpoints
+from ganaug.interfaces import resolve_device
+
+
+@dataclass(frozen=True)
+class LatentPrior:
+    """Normal distribution over ``w_plus``, along its principal components.
+
+    Attributes:
+        mean: ``(L, D)``.
+        components: ``(K, L, D)``, orthonormal when flattened, widest first.
+        std: ``(K,)`` standard deviation along each.
+    """
+
+    mean: Tensor
+    components: Tensor
+    std: Tensor
+
+    @classmethod
+    def fit(cls, codes: Tensor, num_components: int = 128) -> "LatentPrior":
+        """Mean and leading principal components of ``codes (N, L, D)``; at most ``N - 1`` components."""
+        flat = codes.flatten(1).double().cpu()
+        centred = flat - flat.mean(dim=0)
+        values, vectors = torch.linalg.eigh(centred.t() @ centred / max(len(flat) - 1, 1))
+        order = torch.argsort(values, descending=True)[: min(num_components, max(len(flat) - 1, 1), flat.shape[1])]
+        components = vectors[:, order].t().reshape(-1, *codes.shape[1:])
+        return cls(
+            flat.mean(dim=0).reshape(codes.shape[1:]).float(),
+            components.float(),
+            values[order].clamp(min=0).sqrt().float(),
+        )
+
+    def sample(self, count: int, rng: torch.Generator, truncation_psi: float = 1.0) -> Tensor:
+        """Draws ``w_plus (count, L, D)``.
+
+        Args:
+            count: How many.
+            rng: Where the normal numbers come from, on the CPU.
+            truncation_psi: Scales the distance from the mean.
+        """
+        z = torch.randn(count, len(self.std), generator=rng).to(self.mean.device) * self.std
+        return self.mean + truncation_psi * torch.tensordot(z, self.components, dims=1)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Tensors by name."""
+        return {"mean": self.mean, "components": self.components, "std": self.std}
+
+
+def load_prior(name_or_path: str | Path = "faces64", device: str | torch.device = "cpu") -> LatentPrior:
+    """The prior stored in a model file, see :mod:`ganaug.checkpoints`.
+
+    Raises:
+        CheckpointError: For a missing or damaged file, or one without a prior.
+    """
+    path = checkpoints.resolve(name_or_path)
+    tensors = checkpoints.read_part(path, "prior")
+    with checkpoints.reading_description(path):
+        on = resolve_device(device)
+        return LatentPrior(*(tensors[name].to(on) for name in ("mean", "components", "std")))
