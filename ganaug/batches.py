@@ -32,18 +32,21 @@ class IndexedItems(list[Any]):
 
 
 class HostBatch(NamedTuple):
-    """What a worker hands to the main process; tensors only beside the user's container, so it can be pinned.
+    """What a worker hands to the main process.
+
+    Nothing beside the user's container is a tensor: each tensor crosses through shared memory of its own, which costs
+    more than these few bytes do inside the message.
 
     Attributes:
         batch: What the base collate made.
-        indices: ``(B,)`` int64.
-        hashes: ``(B, 32)`` uint8, or of size 0 when sources are not checked.
+        indices: ``B`` dataset indices.
+        hashes: ``(B, 32)`` uint8, or None when sources are not checked.
         from_pil: Whether the images were PIL images (and come back as float in [0, 1]).
     """
 
     batch: Any
-    indices: Tensor
-    hashes: Tensor
+    indices: list[int]
+    hashes: NDArray[np.uint8] | None
     from_pil: bool
 
 
@@ -133,8 +136,7 @@ class HostCollate:
                     f"images of one batch have different sizes {sizes}; add a Resize transform to the base dataset"
                 ) from error
             raise
-        hashes = torch.empty(0, dtype=torch.uint8) if items.hashes is None else torch.from_numpy(items.hashes)
-        return HostBatch(batch, torch.tensor(items.indices, dtype=torch.int64), hashes, from_pil)
+        return HostBatch(batch, items.indices, items.hashes, from_pil)
 
 
 def _values(container: Any) -> list[Any]:

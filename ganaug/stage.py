@@ -10,7 +10,7 @@ from ganaug.augment import BatchAugmenter
 from ganaug.batches import FileHasher, HostBatch, HostCollate, add_info, find_images, move_to, replace_at
 from ganaug.dataset import GANAugmentedDataset, fetch
 from ganaug.interfaces import Generator, UserInputError, resolve_device
-from ganaug.provenance import BatchRecipe, Recipe
+from ganaug.provenance import BatchRecipe, Recipe, Source
 
 
 class DeviceStage:
@@ -46,8 +46,15 @@ class DeviceStage:
 
     def __call__(self, host: HostBatch, epoch: int) -> Any:
         """Augments one batch."""
-        recipe = self.train.draw(host.indices.tolist(), epoch)
+        if self._has_nothing_to_do(epoch) and not host.from_pil:
+            self.train.counts[Source.REAL.name.lower()] += len(host.indices)
+            return move_to(host.batch, self.device)
+        recipe = self.train.draw(host.indices, epoch)
         return self.apply(host, recipe)
+
+    def _has_nothing_to_do(self, epoch: int) -> bool:
+        """Whether batches of an epoch go through as they are; then they cost what a plain DataLoader's cost."""
+        return not self.return_info and self.train.classical is None and self.train.policy.ratio_at(epoch) == 0.0
 
     def apply(self, host: HostBatch, recipe: BatchRecipe) -> Any:
         """Augments one batch by a given recipe."""
@@ -58,7 +65,7 @@ class DeviceStage:
                 f"the base collate made {len(images)} images of {len(recipe)} samples; it must keep them all"
             )
         self._check_range(images)
-        latents = self.train.latents_for(recipe, host.hashes.numpy() if host.hashes.numel() else None)
+        latents = self.train.latents_for(recipe, host.hashes)
         batch = move_to(host.batch, self.device)
         images = batch[where]
         if host.from_pil and images.dtype == torch.uint8:
@@ -87,7 +94,7 @@ class DeviceStage:
         generated = torch.from_numpy(recipe.is_generated.copy())
         return {
             "is_generated": generated.to(self.device, non_blocking=True),
-            "source_index": host.indices.to(self.device, non_blocking=True),
+            "source_index": torch.tensor(host.indices, dtype=torch.int64).to(self.device, non_blocking=True),
             "source_key": recipe.keys,
             "recipe": recipe.rows(),
         }

@@ -12,7 +12,7 @@ from ganaug.interfaces import Edit, Generator, UserInputError
 ROW_RANGES: dict[str, tuple[float, float]] = {"coarse": (0.0, 0.3), "middle": (0.3, 0.6), "fine": (0.6, 1.0)}
 ROW_TOUCHES: dict[str, frozenset[str]] = {
     "coarse": frozenset({"identity", "pose", "shape", "hair", "age", "gender", "glasses", "expression"}),
-    "middle": frozenset({"expression", "hair", "background", "age"}),
+    "middle": frozenset({"identity", "expression", "hair", "background", "age"}),  # 0.67 median cosine, see faces64.md
     "fine": frozenset({"lighting", "skin", "background"}),
 }
 NUM_PRINCIPAL_COMPONENTS = 8
