@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ganaug import __version__
-from ganaug.errors import GanaugError, ImageError, UserInputError
+from ganaug.errors import CheckpointError, GanaugError, ImageError, UserInputError
 
 EXIT_DAMAGED = 1
 EXIT_USER_ERROR = 2
@@ -101,10 +101,10 @@ def _demo(args: argparse.Namespace) -> dict[str, Any]:
 
 def _precompute(args: argparse.Namespace) -> dict[str, Any]:
     from ganaug.cache import LatentCache
-    from ganaug.generators import load_generator
+    from ganaug.generators import load_generator, load_prior
     from ganaug.interfaces import resolve_device
     from ganaug.inversion import build_inverter
-    from ganaug.precompute import make_header, photos_from, precompute
+    from ganaug.precompute import MAX_TYPICAL_DISTANCE, make_header, median_distance, photos_from, precompute
 
     device = resolve_device(args.device)
     photos = photos_from(args.source)[: args.limit]
@@ -114,7 +114,18 @@ def _precompute(args: argparse.Namespace) -> dict[str, Any]:
     result = precompute(photos, cache, inverter, device, args.batch_size)
     if not result.images:
         raise ImageError(f"none of the {len(photos)} images of {args.source} could be used; the reasons are above")
-    return result.to_dict()
+    try:
+        distance = median_distance(cache, load_prior(args.generator))
+    except CheckpointError:  # a model without a prior: nothing to compare with
+        distance = None
+    if distance is not None and distance > MAX_TYPICAL_DISTANCE:
+        print(
+            f"warning: these photos are not like those {args.generator} was trained on (distance {distance}, typical "
+            f"1.0, limit {MAX_TYPICAL_DISTANCE}), and their variants will not look like faces; crop closely around the "
+            "face, or use another generator, and look at `ganaug preview`",
+            file=sys.stderr,
+        )
+    return {**result.to_dict(), "distance_median": distance}
 
 
 def _inspect(args: argparse.Namespace) -> dict[str, Any]:

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from ganaug import GANAugmentedDataset, LatentCache, checkpoints, load_generator
+from ganaug.cli import main
 from ganaug.demo import FaceFolder, draw_faces
 from ganaug.faces.images import find_images
 from ganaug.generators import load_prior
@@ -90,3 +92,18 @@ def test_hybrid_beats_the_mean_at_equal_steps() -> None:
         for name in ("hybrid", "optimization")
     }
     assert mse["hybrid"] < mse["optimization"]
+
+
+def test_precompute_warns_of_photos_that_are_no_chips(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Faces with a wide margin, which the generator never saw, are pointed out; chips are not."""
+    wide = folder.parent / "wide"
+    wide.mkdir()
+    for name in find_images(folder):
+        chip = Image.open(folder / name)
+        canvas = Image.new("RGB", (160, 160), "white")
+        canvas.paste(chip, (48, 40))
+        canvas.save(wide / name)
+    for source, warned in ((folder, False), (wide, True)):
+        cache = folder.parent / f"{source.name}-warn.lmdb"
+        assert main(["precompute", str(source), "--cache", str(cache), "--steps", "1"]) == 0
+        assert ("not like those faces64 was trained on" in capsys.readouterr().err) is warned

@@ -263,6 +263,10 @@ def test_prior_equals_numpy() -> None:
     still = prior.sample(2, torch.Generator().manual_seed(1), truncation_psi=0.0)
     torch.testing.assert_close(still, prior.mean.expand(2, -1, -1))
     assert LatentPrior.fit(codes[:3]).std.shape == (2,)
+    whitened = (drawn.numpy() - flat.mean(axis=0)) @ rows[:4].T / (singular[:4] / np.sqrt(39))
+    distance = prior.distance(drawn.float().unflatten(1, (2, 3)))
+    np.testing.assert_allclose(distance, np.sqrt((whitened**2).mean(axis=1)), rtol=1e-3)
+    assert float(distance.square().mean()) == pytest.approx(1.0, abs=0.02)
 
 
 def test_too_few_photos(tmp_path: Path) -> None:

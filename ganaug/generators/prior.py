@@ -54,6 +54,14 @@ class LatentPrior:
         z = torch.randn(count, len(self.std), generator=rng).to(self.mean.device) * self.std
         return self.mean + truncation_psi * torch.tensordot(z, self.components, dims=1)
 
+    def distance(self, codes: Tensor) -> Tensor:
+        """How far codes lie from the mean, in standard deviations: ``(B, L, D)`` -> ``(B,)``, about 1 for typical ones.
+
+        The root mean square of the coordinates along the components, each divided by its standard deviation.
+        """
+        along = (codes - self.mean).flatten(1) @ self.components.flatten(1).t()
+        return (along / self.std.clamp(min=1e-8)).square().mean(dim=1).sqrt()
+
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors by name."""
         return {"mean": self.mean, "components": self.components, "std": self.std}
