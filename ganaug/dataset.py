@@ -92,7 +92,7 @@ class GANAugmentedDataset(Dataset[Any]):
         self.epoch = 0
         self.counts: Counter[str] = Counter()
         self._hasher = FileHasher()
-        self._warned: set[str] = set()
+        self._warned: set[Source] = set()
         if self.policy.may_generate and "label" in self.policy.preserve and list_labels(dataset) is None:
             raise UserInputError(
                 f"preserve has 'label', but {type(dataset).__name__} keeps no labels (.targets, .labels or .y); "
@@ -128,10 +128,10 @@ class GANAugmentedDataset(Dataset[Any]):
 
     def __getitems__(self, indices: list[int]) -> IndexedItems:
         """Items of a batch, with their indices. DataLoader calls this instead of ``__getitem__``."""
-        return fetch(self.dataset, indices, self._paths_to_check, self._hasher)
+        return fetch(self.dataset, indices, self.paths_to_check, self._hasher)
 
     @cached_property
-    def _paths_to_check(self) -> list[str | None] | None:
+    def paths_to_check(self) -> list[str | None] | None:
         """Files whose content decides whether a latent is still good; None when nothing can be generated."""
         return [item.path for item in self.items] if self.policy.may_generate else None
 
@@ -192,7 +192,6 @@ class GANAugmentedDataset(Dataset[Any]):
         """
         wanted = np.flatnonzero(recipe.is_generated)
         if not len(wanted):
-            self._count(recipe)
             return {}
         groups = {"self": [recipe.keys[i] for i in wanted]}
         groups |= {name: [keys[i] for i in wanted] for name, keys in recipe.partners.items()}
@@ -200,7 +199,6 @@ class GANAugmentedDataset(Dataset[Any]):
         blocks = {name: slice(n * len(wanted), (n + 1) * len(wanted)) for n, name in enumerate(groups)}
         self._refuse_unusable(recipe, wanted, found, blocks, hashes)
         usable = recipe.is_generated[wanted]
-        self._count(recipe)
         return {name: torch.from_numpy(found.latents[block][usable]) for name, block in blocks.items()}
 
     def _refuse_unusable(
@@ -222,22 +220,26 @@ class GANAugmentedDataset(Dataset[Any]):
         for column, name in enumerate(recipe.edit_names):
             if name in blocks:  # an edit whose partner cannot be read is left out
                 recipe.active[wanted[found.status[blocks[name]] != FOUND], column] = False
+        self._warn_of_unusable(recipe)
 
-    def _count(self, recipe: BatchRecipe) -> None:
-        for source, number in enumerate(np.bincount(recipe.source).tolist()):
-            if not number:
-                continue
-            name = Source(source).name.lower()
-            self.counts[name] += number
-            if source in (Source.STALE, Source.DAMAGED) and name not in self._warned:
-                self._warned.add(name)
-                key = recipe.keys[int(np.flatnonzero(recipe.source == source)[0])]
-                why = "its image has changed since" if source == Source.STALE else "its record fails the checksum"
+    def _warn_of_unusable(self, recipe: BatchRecipe) -> None:
+        """Says once for each reason why a record was not used."""
+        reasons = {Source.STALE: "its image has changed since", Source.DAMAGED: "its record fails the checksum"}
+        for source, why in reasons.items():
+            found = np.flatnonzero(recipe.source == source)
+            if len(found) and source not in self._warned:
+                self._warned.add(source)
                 warnings.warn(
-                    f"no variant for {key!r} in {self.cache.path}: {why}; the real image is used. "
-                    "Run `ganaug precompute` again to repair. Further cases are only counted (.counts).",
+                    f"no variant for {recipe.keys[int(found[0])]!r} in {self.cache.path}: {why}; the real image is "
+                    "used. Run `ganaug precompute` again to repair. Further cases are only counted (.counts).",
                     stacklevel=2,
                 )
+
+    def count(self, recipe: BatchRecipe) -> None:
+        """Adds a batch that was served to ``counts``."""
+        for source, number in enumerate(np.bincount(recipe.source).tolist()):
+            if number:
+                self.counts[Source(source).name.lower()] += number
 
     def loader(
         self,

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from ganaug.cache import LatentCache
 from ganaug.dataset import GANAugmentedDataset
-from ganaug.faces.align import to_unit_range
+from ganaug.faces.align import Alignment, align, to_unit_range
 from ganaug.faces.images import read_image
 from ganaug.generators import load_generator, load_prior
 from ganaug.interfaces import ImageError
@@ -47,13 +47,8 @@ class FaceFolder(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, person = self.samples[index]
-        image, _ = read_image(path)
-        side = min(image.size)
-        left, top = (image.width - side) / 2, (image.height - side) / 2
-        box = (left, top, left + side, top + side)
-        chip = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS, box=box)
-        pixels = torch.frombuffer(bytearray(chip.tobytes()), dtype=torch.uint8)
-        return pixels.reshape(IMAGE_SIZE, IMAGE_SIZE, 3).permute(2, 0, 1), person
+        chip, _ = align(read_image(path)[0], Alignment(size=IMAGE_SIZE))
+        return torch.from_numpy(chip.copy()).permute(2, 0, 1), person
 
 
 @torch.no_grad()

@@ -45,7 +45,7 @@ class _WorkerDataset(Dataset[Any]):
 
     def __init__(self, train: GANAugmentedDataset) -> None:
         self.dataset = train.dataset
-        self.paths = [item.path for item in train.items] if train.policy.may_generate else None
+        self.paths = train.paths_to_check
         self.length = len(train)
         self.hasher = FileHasher()
 

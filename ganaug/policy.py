@@ -199,6 +199,30 @@ class AugmentationPolicy:
             drawn = classical.make_params(torch.from_numpy(uniform))
         return BatchRecipe(list(keys), epoch, seed, source, active, self._names, params, partners, drawn)
 
+    def draw_edit(
+        self,
+        edit: Edit,
+        indices: NDArray[np.int64],
+        keys: Sequence[str],
+        hashes: NDArray[np.int64],
+        epoch: int,
+        pool: PartnerPool,
+    ) -> tuple[dict[str, torch.Tensor], list[str] | None]:
+        """Parameters of one edit for every sample, and partner keys if it needs them.
+
+        Raises:
+            UserInputError: If a parameter is not what a recipe holds exactly.
+        """
+        numbers = rng.uniforms(self.seed, epoch, hashes, f"edit {edit.name}", NUM_EDIT_UNIFORMS + 1)
+        params = edit.sample_params(torch.from_numpy(numbers[:, :NUM_EDIT_UNIFORMS]))
+        for name, values in params.items():
+            if values.shape != (len(keys),) or values.dtype != torch.float32:
+                raise UserInputError(
+                    f"parameter {name!r} of edit {edit.name!r} must be float32 of shape ({len(keys)},), got "
+                    f"{values.dtype} of shape {tuple(values.shape)}"
+                )
+        return params, pool.draw(indices, numbers[:, -1], keys) if edit.needs_partner else None
+
     def _choose(self, chance: NDArray[np.float64], ratio: float, has_latent: NDArray[np.bool_]) -> NDArray[np.bool_]:
         if self.mode == "bernoulli":
             return np.asarray(chance < ratio)
@@ -230,14 +254,7 @@ class AugmentationPolicy:
         ranks = uniform[:, 1:].argsort(axis=1).argsort(axis=1)
         active = (ranks < how_many[:, None]) & chosen[:, None]
         for edit in self.edits:
-            numbers = rng.uniforms(self.seed, epoch, hashes, f"edit {edit.name}", NUM_EDIT_UNIFORMS + 1)
-            params[edit.name] = edit.sample_params(torch.from_numpy(numbers[:, :NUM_EDIT_UNIFORMS]))
-            for name, values in params[edit.name].items():
-                if values.shape != (len(keys),) or values.dtype != torch.float32:  # what a recipe holds exactly
-                    raise UserInputError(
-                        f"parameter {name!r} of edit {edit.name!r} must be float32 of shape ({len(keys)},), got "
-                        f"{values.dtype} of shape {tuple(values.shape)}"
-                    )
-            if edit.needs_partner:
-                partners[edit.name] = pool.draw(indices, numbers[:, -1], keys)
+            params[edit.name], drawn = self.draw_edit(edit, indices, keys, hashes, epoch, pool)
+            if drawn is not None:
+                partners[edit.name] = drawn
         return active, params, partners

@@ -17,9 +17,8 @@ from ganaug.faces.align import Alignment, align, to_unit_range
 from ganaug.faces.images import find_images as find_image_files
 from ganaug.faces.images import read_image
 from ganaug.generators import load_generator
-from ganaug.interfaces import NUM_EDIT_UNIFORMS, CacheError, Edit, UserInputError
+from ganaug.interfaces import CacheError, Edit, UserInputError
 from ganaug.provenance import BatchRecipe, Source
-from ganaug.rng import uniforms
 from ganaug.sheet import contact_sheet
 from ganaug.stage import DeviceStage
 
@@ -73,20 +72,16 @@ def _only(edit: Edit | None, train: GANAugmentedDataset, members: NDArray[np.int
     active = np.ones((len(keys), 0 if edit is None else 1), bool)
     recipe = BatchRecipe(keys, 0, train.policy.seed, source, active, (), {}, {}, {})
     if edit is not None:
-        hashes = train.key_hashes[members]
-        numbers = uniforms(train.policy.seed, 0, hashes, f"edit {edit.name}", NUM_EDIT_UNIFORMS + 1)
-        recipe.edit_names = (edit.name,)
-        recipe.edit_params = {edit.name: edit.sample_params(torch.from_numpy(numbers[:, :-1]))}
-        if edit.needs_partner:
-            recipe.partners = {edit.name: train.pool.draw(members, numbers[:, -1], keys)}
+        params, partners = train.policy.draw_edit(edit, members, keys, train.key_hashes[members], 0, train.pool)
+        recipe.edit_names, recipe.edit_params = (edit.name,), {edit.name: params}
+        if partners is not None:
+            recipe.partners = {edit.name: partners}
     return recipe
 
 
 def _variants(stage: DeviceStage, recipe: BatchRecipe) -> Tensor:
     """The generator's faces for a recipe, ``(B, 3, R, R)`` in [0, 1]."""
-    counts = stage.train.counts.copy()
     latents = stage.train.latents_for(recipe)
-    stage.train.counts = counts  # looking is not serving
     return stage.augmenter.render(stage.augmenter.edit(recipe, np.flatnonzero(recipe.is_generated), latents))
 
 
@@ -95,10 +90,7 @@ def _served(
 ) -> Tensor:
     """The faces exactly as the loader serves them in an epoch, real and generated."""
     recipe = train.draw(members.tolist(), epoch)
-    counts = train.counts.copy()
-    latents = train.latents_for(recipe)
-    train.counts = counts  # looking is not serving
-    return stage.augmenter(photos.to(stage.device), recipe, latents)
+    return stage.augmenter(photos.to(stage.device), recipe, train.latents_for(recipe))
 
 
 class PhotoDataset(Dataset[tuple[Tensor, int]]):

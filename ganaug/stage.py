@@ -66,6 +66,7 @@ class DeviceStage:
             )
         self._check_range(images)
         latents = self.train.latents_for(recipe, host.hashes)
+        self.train.count(recipe)
         batch = move_to(host.batch, self.device)
         images = batch[where]
         if host.from_pil and images.dtype == torch.uint8:
