@@ -4,17 +4,20 @@
 
 Frechet distance and recall in MobileFaceNet features, on 64 px chips of FairFace: 4,000 generated faces against
 ``val``, from the mapping network and from the prior, and 4,000 of ``train`` against ``val`` as the yardstick.
-Reconstruction quality and identity (cosine to the photo) of each inverter on ``val``; identity and change of each edit,
-against the inversion.
+Reconstruction by the encoder of all of ``val``, by race, gender and age. Reconstruction quality and identity (cosine to
+the photo) of each inverter on the first 128 of ``val``; identity and change of each edit, against the inversion.
 """
 
 import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from groups import group_figures, read_labels, table
 from judge import Judge, frechet_distance, precision_recall
 from torch import Tensor
 
@@ -23,99 +26,133 @@ from ganaug.edits import EDITS, build_edits
 from ganaug.faces.align import Alignment, align, to_model_range, to_unit_range
 from ganaug.faces.images import find_images, read_image
 from ganaug.generators import load_prior
-from ganaug.interfaces import NUM_EDIT_UNIFORMS
+from ganaug.interfaces import NUM_EDIT_UNIFORMS, Generator, Inversion
 from ganaug.inversion import build_inverter
 from ganaug.sheet import contact_sheet
 
 CPU = torch.device("cpu")
+CHUNK = 64  # images in memory at once
+# Inverter and steps. The encoder takes none; "optimization" starts from the mean of W.
+INVERSIONS = (("encoder", 1), ("hybrid", 50), ("hybrid", 100), ("optimization", 100), ("optimization", 400))
+EDITED = ("hybrid", 100)
 
 
-def chips_of(folder: Path, size: int, limit: int | None) -> Tensor:
+def chips_of(folder: Path, names: list[str], size: int) -> Tensor:
     """``(N, 3, size, size)`` in [-1, 1]."""
-    names = find_images(folder)[:limit]
     chips = np.stack([align(read_image(folder / name)[0], Alignment(size=size))[0] for name in names])
     return to_model_range(torch.from_numpy(chips).permute(0, 3, 1, 2))
+
+
+@torch.no_grad()
+def synthesise(generator: Generator, w_plus: Tensor) -> Tensor:
+    """``(N, L, D)`` -> ``(N, 3, R, R)`` in [0, 1]."""
+    return torch.cat([to_unit_range(generator.synthesis(part)) for part in w_plus.split(CHUNK)])
 
 
 def median(values: Tensor) -> float:
     return round(float(values.median()), 3)
 
 
-@torch.no_grad()
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--model", default="faces64")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--picture", type=Path, help="64 samples from the prior")
-    parser.add_argument("--quick", action="store_true", help="1,000 photos and samples, 32 inversions")
-    args = parser.parse_args()
-    generator, judge = load_generator(args.model), Judge(args.data)
-    size = generator.img_resolution
-    count = 1000 if args.quick else 4000
-    train, val = (chips_of(args.data / "fairface" / part, size, count) for part in ("train", "val"))
-    figures: dict[str, object] = {"model": args.model, "fingerprint": generator.fingerprint}
-
-    rng = torch.Generator().manual_seed(0)
+def sample_figures(generator: Generator, model: str, judge: Judge, train: Tensor, val: Tensor, rng: torch.Generator):
+    """Distances of samples to ``val``, and 64 samples from the prior."""
     z = torch.randn(len(train), generator.z_dim, generator=rng)
-    features = {"train": judge(to_unit_range(train)), "val": judge(to_unit_range(val))}
-    yardstick = frechet_distance(features["train"], features["val"])
-    figures["frechet_train_val"] = round(yardstick, 3)
-    prior = load_prior(args.model).sample(len(train), rng)
-    ways = {
-        "mapping": generator.mapping(z),
-        "mapping, truncation_psi 0.8": generator.mapping(z, truncation_psi=0.8),
-        "prior": prior,
-    }
+    real = judge(val)
+    yardstick = frechet_distance(judge(train), real)
+    figures: dict[str, Any] = {"frechet_train_val": round(yardstick, 3)}
+    with torch.no_grad():
+        ways = {
+            "mapping": generator.mapping(z),
+            "mapping, truncation_psi 0.8": generator.mapping(z, truncation_psi=0.8),
+            "prior": load_prior(model).sample(len(train), rng),
+        }
     for way, codes in ways.items():
-        made = torch.cat([generator.synthesis(part) for part in codes.split(128)])
-        embedded = judge(to_unit_range(made))
-        distance = frechet_distance(embedded, features["val"])
-        precision, recall = precision_recall(features["val"], embedded[: len(val)])
+        embedded = judge(synthesise(generator, codes))
+        distance = frechet_distance(embedded, real)
+        precision, recall = precision_recall(real, embedded[: len(val)])
         figures[way] = {
             "frechet": round(distance, 3),
             "times_train_val": round(distance / yardstick, 2),
             "precision": round(precision, 3),
             "recall": round(recall, 3),
         }
-    if args.picture:
-        made = to_unit_range(generator.synthesis(prior[:64]))
-        contact_sheet([("", row) for row in made.split(16)], size, caption_width=0).save(args.picture)
+    return figures, synthesise(generator, ways["prior"][:64])
 
-    photos = val[: 32 if args.quick else 128]
-    identity = torch.nn.functional.normalize(judge(to_unit_range(photos)))
-    codes = anchor = None
-    for name, steps in (("encoder", 1), ("hybrid", 40), ("hybrid", 100), ("optimization", 100)):
-        started = time.perf_counter()
-        with torch.enable_grad():
-            parts = [build_inverter(name, generator, args.model, CPU, steps).invert(part) for part in photos.split(32)]
-        seconds = (time.perf_counter() - started) / len(photos)
-        w_plus = torch.cat([part.w_plus for part in parts])
-        quality = {key: torch.cat([part.quality[key] for part in parts]) for key in parts[0].quality}
-        again = judge(to_unit_range(torch.cat([generator.synthesis(part) for part in w_plus.split(64)])))
-        cosine = (torch.nn.functional.normalize(again) * identity).sum(dim=1)
-        figures[f"{name} {steps}"] = {
-            "psnr": median(quality["psnr"]),
-            "ssim": median(quality["ssim"]),
-            "identity": round(float(cosine.mean()), 3),
-            "seconds_per_image": round(seconds, 4),
-        }
-        if (name, steps) == ("hybrid", 100):
-            codes, anchor = w_plus, torch.cat([part.anchor for part in parts])
-    base = torch.cat([generator.synthesis(part) for part in codes.split(64)])
-    own = torch.nn.functional.normalize(judge(to_unit_range(base)))
+
+def invert(name: str, steps: int, generator: Generator, model: str, photos: Tensor) -> Inversion:
+    inverter = build_inverter(name, generator, model, CPU, steps)
+    parts = [inverter.invert(part) for part in photos.split(32)]
+    quality = {key: torch.cat([part.quality[key] for part in parts]) for key in parts[0].quality}
+    anchors = [part.anchor for part in parts if part.anchor is not None]
+    return Inversion(
+        torch.cat([part.w_plus for part in parts]), quality, anchor=torch.cat(anchors) if anchors else None
+    )
+
+
+def edit_figures(generator: Generator, judge: Judge, inversion: Inversion, rng: torch.Generator) -> dict[str, Any]:
+    """Identity and change of every edit, against the inversion."""
+    codes = inversion.w_plus
+    anchor = codes if inversion.anchor is None else inversion.anchor
+    base = synthesise(generator, codes)
+    own = judge(base)
+    figures = {}
     for edit in build_edits(list(EDITS), generator):
-        uniforms = torch.rand(len(photos), NUM_EDIT_UNIFORMS, generator=rng)
+        uniforms = torch.rand(len(codes), NUM_EDIT_UNIFORMS, generator=rng)
         params = {**edit.sample_params(uniforms), "partner": anchor.roll(1, 0)}
-        moved = codes + edit.apply(anchor, params) - anchor
-        images = torch.cat([generator.synthesis(part) for part in moved.split(64)])
-        cosine = (torch.nn.functional.normalize(judge(to_unit_range(images))) * own).sum(dim=1)
+        images = synthesise(generator, codes + edit.apply(anchor, params) - anchor)
+        cosine = F.cosine_similarity(judge(images), own)
         figures[f"edit {edit.name}"] = {
             "identity_median": median(cosine),
             "identity_at_least_0.5": round(float((cosine >= 0.5).float().mean()), 3),
-            "pixel_change": round(float((images - base).abs().mean() / 2), 4),
+            "pixel_change": round(float((images - base).abs().mean()), 4),
         }
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", default="faces64")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--picture", type=Path, help="64 samples from the prior")
+    parser.add_argument("--quick", action="store_true", help="1,000 photos and samples, 8 inversions")
+    args = parser.parse_args()
+    generator, judge = load_generator(args.model), Judge(args.data)
+    size, count = generator.img_resolution, 1000 if args.quick else 4000
+    train_folder, val_folder = (args.data / "fairface" / part for part in ("train", "val"))
+    names = find_images(val_folder)[:count]
+    train, val = chips_of(train_folder, find_images(train_folder)[:count], size), chips_of(val_folder, names, size)
+    rng = torch.Generator().manual_seed(0)
+
+    figures: dict[str, Any] = {"model": args.model, "fingerprint": generator.fingerprint}
+    drawn, samples = sample_figures(generator, args.model, judge, to_unit_range(train), to_unit_range(val), rng)
+    figures |= drawn
+    if args.picture:
+        contact_sheet([("", row) for row in samples.split(16)], size, caption_width=0).save(args.picture)
+
+    inversion = invert("encoder", 1, generator, args.model, val)
+    images = synthesise(generator, inversion.w_plus)
+    labels = read_labels(args.data, names)
+    groups = group_figures(labels, to_unit_range(val), images, judge, inversion.quality)
+    figures["groups, encoder"] = groups
+
+    photos = val[: 8 if args.quick else 128]
+    identity = judge(to_unit_range(photos))
+    for name, steps in INVERSIONS:
+        started = time.perf_counter()
+        inversion = invert(name, steps, generator, args.model, photos)
+        seconds = (time.perf_counter() - started) / len(photos)
+        cosine = F.cosine_similarity(judge(synthesise(generator, inversion.w_plus)), identity)
+        figures[f"{name} {steps}"] = {
+            "psnr": median(inversion.quality["psnr"]),
+            "ssim": median(inversion.quality["ssim"]),
+            "identity": round(float(cosine.mean()), 3),
+            "seconds_per_image": round(seconds, 4),
+        }
+        if (name, steps) == EDITED:
+            edited = inversion
+    figures |= edit_figures(generator, judge, edited, rng)
     print(json.dumps(figures, indent=2))
+    print(table(groups))
     if args.json:
         args.json.write_text(json.dumps(figures, indent=2) + "\n")
 

@@ -1,4 +1,4 @@
-"""The identity judge of the benchmarks: MobileFaceNet, never used for making or choosing anything.
+"""The identity judge of the benchmarks: MobileFaceNet. The package never makes or chooses anything by it.
 
 Architecture from its paper (arXiv 1804.07573, table 1), parameter names as in the checkpoint
 ``mobilefacenet_068.ckpt``. Input RGB 112x96, ``(x - 127.5) / 128``, eyes at (30.3, 51.7) and (65.5, 51.5).
@@ -10,11 +10,20 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from ganaug.faces.align import to_unit_range
+from ganaug.metrics import frechet_distance, precision_recall
+
+__all__ = ["FFHQ_EYES", "Judge", "ModelRange", "frechet_distance", "precision_recall"]
 
 # Expansion, channels, repeats, first stride of each group of bottlenecks.
 TABLE = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
 EYES = np.array([[30.3, 51.7], [65.5, 51.5]])
+# Mean eyes of FFHQ's framing (arXiv 1812.04948, appendix A) as shares of the chip: (384, 480) and (640, 480) of 1024.
+# In the mean of all photos of aaf/ffhq128 the pupils lie there to within a pixel.
+FFHQ_EYES = np.array([[0.375, 0.46875], [0.625, 0.46875]])
 
 
 class ConvBlock(nn.Module):
@@ -71,21 +80,30 @@ class MobileFaceNet(nn.Module):
         return self.linear1(self.linear7(self.conv2(x))).flatten(1)
 
 
+def fairface_eyes(data: Path) -> NDArray[np.float64]:
+    """``(2, 2)`` mean eyes of the FairFace chips (144 px), as shares of the chip."""
+    with (data / "fairface/labels.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    names = ("left_eye_x", "left_eye_y", "right_eye_x", "right_eye_y")
+    return np.array([[float(row[name]) for name in names] for row in rows]).mean(axis=0).reshape(2, 2) / 144.0
+
+
 class Judge:
     """Chips ``(B, 3, R, R)`` in [0, 1] -> embeddings ``(B, 128)``, not normalised.
 
-    All chips are warped by the one similarity that takes the mean eyes of the FairFace chips to where the judge wants
-    them: generated faces have no landmarks, and the chips are aligned already.
+    All chips are warped by the one similarity that takes their mean eyes to where the judge wants them: generated faces
+    have no landmarks, and the chips are aligned already.
+
+    Args:
+        data: Folder with ``weights/``, and with ``fairface/`` for its mean eyes.
+        eyes: ``(2, 2)`` x and y of the mean left and right eye, as shares of the chip; None: those of FairFace.
     """
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, eyes: NDArray[np.float64] | None = None) -> None:
         state = torch.load(data / "weights/mobilefacenet_068.ckpt", map_location="cpu", weights_only=True)
         self.network = MobileFaceNet().eval().requires_grad_(False)
         self.network.load_state_dict(state["net_state_dict"])
-        with (data / "fairface/labels.csv").open() as file:
-            rows = list(csv.DictReader(file))
-        names = ("left_eye_x", "left_eye_y", "right_eye_x", "right_eye_y")
-        mean = np.array([[float(row[name]) for name in names] for row in rows]).mean(axis=0).reshape(2, 2) / 144.0
+        mean = fairface_eyes(data) if eyes is None else eyes
         # Complex numbers: z -> a z + b maps judge pixels to chip coordinates in [0, 1].
         source, target = EYES @ [1, 1j], mean @ [1, 1j]
         a = (target[1] - target[0]) / (source[1] - source[0])
@@ -104,21 +122,13 @@ class Judge:
         return torch.cat(out)
 
 
-def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """Squared 2-Wasserstein distance of the Gaussians fitted to two sets (arXiv 1706.08500, equation 6)."""
-    a, b = a.double(), b.double()
-    ca, cb = torch.cov(a.t()), torch.cov(b.t())
-    values, vectors = torch.linalg.eigh(ca)
-    root = vectors @ torch.diag(values.clamp(min=0).sqrt()) @ vectors.t()
-    cross = torch.linalg.eigvalsh(root @ cb @ root).clamp(min=0).sqrt().sum()
-    return float((a.mean(0) - b.mean(0)).square().sum() + ca.trace() + cb.trace() - 2 * cross)
+class ModelRange:
+    """The judge as :class:`ganaug.training.monitor.Monitor` calls it: on images in [-1, 1]."""
 
+    name = "mobilefacenet"
 
-def precision_recall(real: Tensor, made: Tensor, k: int = 3) -> tuple[float, float]:
-    """Share of each set inside the k-nearest-neighbour balls of the other (arXiv 1904.06991, section 2)."""
+    def __init__(self, judge: Judge) -> None:
+        self.judge = judge
 
-    def inside(points: Tensor, reference: Tensor) -> float:
-        radius = torch.cdist(reference, reference).kthvalue(k + 1, dim=1).values
-        return float((torch.cdist(points, reference) <= radius[None]).any(dim=1).float().mean())
-
-    return inside(made, real), inside(real, made)
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.judge(to_unit_range(images))

@@ -14,8 +14,9 @@ import torch
 
 from ganaug import LatentCache, load_generator
 from ganaug.demo import draw_faces
+from ganaug.faces.photos import photos_in_folder
 from ganaug.inversion import build_inverter
-from ganaug.precompute import make_header, photos_in_folder, precompute
+from ganaug.precompute import make_header, precompute
 
 
 def main(folder: Path, cache_path: Path, steps: int = 50) -> LatentCache:

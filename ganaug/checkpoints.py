@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ganaug.interfaces import CheckpointError
 
 FORMAT = "ganaug-1"
-PARTS = ("generator", "encoder", "features", "prior")
+PARTS = ("generator", "encoder", "features", "prior", "discriminator")
 ASSETS = Path(__file__).parent / "assets"
 
 # Models that ship with the package: name -> file.
@@ -65,6 +65,17 @@ def read_metadata(path: Path) -> dict[str, Any]:
     if not isinstance(described, dict):
         raise CheckpointError(f"{path}: its description is damaged: expected a JSON object, got {described!r}")
     return described
+
+
+def list_parts(path: Path) -> set[str]:
+    """Names of the networks in a file.
+
+    Raises:
+        CheckpointError: See :func:`read_metadata`.
+    """
+    read_metadata(path)
+    with safe_open(path, framework="pt") as file:
+        return {name.partition(".")[0] for name in file.keys()}  # noqa: SIM118 - no mapping
 
 
 def read_part(path: Path, part: str) -> dict[str, Tensor]:

@@ -1,16 +1,18 @@
-"""The command line: ``ganaug demo | precompute | inspect | preview | train``."""
+"""The command line: ``ganaug demo | precompute | inspect | preview | train | train-encoder``."""
 
 import argparse
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ganaug import __version__
 from ganaug.errors import CheckpointError, GanaugError, ImageError, UserInputError
+
+if TYPE_CHECKING:
+    from ganaug.training.config import TrainConfig
 
 EXIT_DAMAGED = 1
 EXIT_USER_ERROR = 2
@@ -72,17 +74,44 @@ def build_parser() -> argparse.ArgumentParser:
     preview.add_argument("--device", default="cpu", help="default: %(default)s")
     preview.add_argument("--seed", type=int, default=0)
 
-    train = command("train", _train, "Train a generator with its encoder on a folder of photos.")
-    train.add_argument("--data", metavar="DIR", required=True, help="training photos, all sub-folders")
+    train = command("train", _train, "Train or fine-tune a generator with its encoder on a folder of photos.")
+    train.add_argument("--data", metavar="SRC", required=True, help="folder, or package.module:function for a dataset")
     train.add_argument("--out", metavar="DIR", type=Path, required=True)
-    train.add_argument("--held-out", metavar="DIR", help="photos for pictures and log (default: 2%% of --data)")
-    train.add_argument("--preset", default="tiny64", help="tiny64, small128 or paper256 (default: %(default)s)")
-    train.add_argument("--kimg", type=float, help="thousands of images to show (default: the preset's)")
-    train.add_argument("--batch-size", metavar="N", type=_positive, help="default: the preset's")
-    train.add_argument("--resume", action="store_true", help="continue the run in --out")
+    train.add_argument("--held-out", metavar="DIR", help="photos for pictures and figures (default: 2%% of --data)")
+    train.add_argument("--preset", metavar="NAME", help="tiny64 (default), small128 or paper256")
+    train.add_argument("--config", metavar="FILE", type=Path, help="JSON with settings that replace the preset's")
+    train.add_argument("--family", choices=("stylegan2", "vae"), help="default: stylegan2")
+    train.add_argument("--resolution", metavar="R", type=_positive, help="side in pixels, a power of two")
+    train.add_argument("--kimg", metavar="N", type=float, help="thousands of images to show (default: the preset's)")
+    train.add_argument("--batch-size", metavar="N", type=_positive, help="over all processes (default: the preset's)")
+    train.add_argument("--learning-rate", metavar="X", type=float, help="default: the preset's, less with --init")
+    train.add_argument("--accumulate", metavar="N", type=_positive, help="work on the batch in N parts (default: 1)")
+    train.add_argument("--init", metavar="NAME|FILE", help="fine-tune this model, for example faces64")
+    train.add_argument("--labels", metavar="CSV", help="label table for --condition")
+    train.add_argument("--condition", metavar="COLUMN,...", help="train a generator that takes these labels")
+    joint = "train an encoder jointly (default: yes)"
+    train.add_argument("--with-encoder", action=argparse.BooleanOptionalAction, default=None, help=joint)
+    train.add_argument("--resume", action="store_true", help="continue the run in --out, with its settings")
     train.add_argument("--licence", default="not stated", help="licence and attribution of the data, kept in the model")
     train.add_argument("--device", default="cpu", help="default: %(default)s")
-    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--seed", type=int)
+
+    enc = command("train-encoder", _train_encoder, "Fit an encoder to a generator that stays as it is.")
+    enc.add_argument("--generator", metavar="NAME|FILE", default="faces64", help="default: %(default)s")
+    enc.add_argument("--data", metavar="DIR", required=True, help="training photos, all sub-folders")
+    enc.add_argument("--out", metavar="DIR", type=Path, required=True)
+    enc.add_argument("--held-out", metavar="DIR", help="photos for pictures and figures (default: 2%% of --data)")
+    enc.add_argument("--continue-encoder", action="store_true", help="start from the file's encoder (default: fresh)")
+    enc.add_argument("--config", metavar="FILE", type=Path, help="JSON with settings of EncoderConfig")
+    enc.add_argument("--kimg", metavar="N", type=float, help="thousands of photos to show (default: 50)")
+    enc.add_argument("--batch-size", metavar="N", type=_positive, help="over all processes (default: 16)")
+    enc.add_argument("--learning-rate", metavar="X", type=float, help="default: 0.001")
+    enc.add_argument("--embedder", metavar="MODULE:FUNCTION", help="returns an Embedder for an identity loss")
+    enc.add_argument("--identity-weight", metavar="X", type=float, help="weight of the identity loss (default: 0.5)")
+    enc.add_argument("--resume", action="store_true", help="continue the run in --out, with its settings")
+    enc.add_argument("--licence", default="not stated", help="licence and attribution of the data, kept in the model")
+    enc.add_argument("--device", default="cpu", help="default: %(default)s")
+    enc.add_argument("--seed", type=int, help="default: 0")
     return parser
 
 
@@ -101,10 +130,11 @@ def _demo(args: argparse.Namespace) -> dict[str, Any]:
 
 def _precompute(args: argparse.Namespace) -> dict[str, Any]:
     from ganaug.cache import LatentCache
+    from ganaug.faces.photos import photos_from
     from ganaug.generators import load_generator, load_prior
     from ganaug.interfaces import resolve_device
     from ganaug.inversion import build_inverter
-    from ganaug.precompute import MAX_TYPICAL_DISTANCE, make_header, median_distance, photos_from, precompute
+    from ganaug.precompute import MAX_TYPICAL_DISTANCE, make_header, median_distance, precompute
 
     device = resolve_device(args.device)
     photos = photos_from(args.source)[: args.limit]
@@ -169,20 +199,81 @@ def _preview(args: argparse.Namespace) -> dict[str, Any]:
 
 def _train(args: argparse.Namespace) -> dict[str, Any]:
     from ganaug.interfaces import resolve_device
-    from ganaug.training.config import PRESETS
     from ganaug.training.run import train
 
-    if args.preset not in PRESETS:
-        raise UserInputError(f"unknown preset {args.preset!r}: expected one of {', '.join(PRESETS)}")
-    config = replace(PRESETS[args.preset], seed=args.seed)
-    if args.kimg is not None:
-        config = replace(config, kimg=args.kimg)
-    if args.batch_size is not None:
-        config = replace(config, batch_size=args.batch_size)
+    device = resolve_device(args.device)
     return train(
         args.data,
         args.out,
-        config,
+        _train_config(args),
+        device,
+        held_out=args.held_out,
+        labels=args.labels,
+        resume=args.resume,
+        licence=args.licence,
+    )
+
+
+def _train_config(args: argparse.Namespace) -> "TrainConfig":
+    """Settings: of the run to continue, or of preset and model to start from; then the file's; then the flags'."""
+    from ganaug.training.config import PRESETS
+    from ganaug.training.finetune import tuned
+    from ganaug.training.run import read_config
+
+    if args.resume and (args.out / "config.json").exists():
+        if args.preset is not None:
+            raise UserInputError(f"--resume continues with the settings of {args.out}; leave --preset out")
+        config = read_config(args.out)
+    else:
+        preset = args.preset or "tiny64"
+        if preset not in PRESETS:
+            raise UserInputError(f"unknown preset {preset!r}: expected one of {', '.join(PRESETS)}")
+        config = PRESETS[preset] if args.init is None else tuned(PRESETS[preset], args.init)
+    values = _read_settings(args.config) if args.config is not None else {}
+    resolution = args.resolution or values.pop("resolution", config.resolution)
+    if resolution != config.resolution and "generator_channels" not in values:
+        if config.init is not None:
+            raise UserInputError(
+                f"--init {config.init} makes images of {config.resolution} px, but {resolution} px are asked for; "
+                "leave one of them out"
+            )
+        config = config.at_resolution(resolution)
+    names = ("family", "kimg", "batch_size", "learning_rate", "accumulate", "with_encoder", "seed")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.condition is not None:
+        given["condition"] = args.condition.split(",")
+    return type(config).from_dict({**config.to_dict(), **values, "resolution": resolution, **given})
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserInputError(f"{path}: not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise UserInputError(f"{path}: expected a JSON object of settings, got {type(values).__name__}")
+    return values
+
+
+def _train_encoder(args: argparse.Namespace) -> dict[str, Any]:
+    from ganaug.interfaces import resolve_device
+    from ganaug.training.encoder_config import EncoderConfig
+    from ganaug.training.run_encoder import read_encoder_config, train_encoder
+
+    going_on = args.resume and (args.out / "checkpoint.pt").exists()
+    values = (read_encoder_config(args.out) if going_on else EncoderConfig()).to_dict()
+    values |= _read_settings(args.config) if args.config is not None else {}
+    names = ("kimg", "batch_size", "learning_rate", "embedder", "identity_weight", "seed")
+    values |= {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.continue_encoder:
+        values["continue_encoder"] = True
+    if args.identity_weight is not None and values["embedder"] is None:
+        raise UserInputError("--identity-weight is of no use without --embedder package.module:function")
+    return train_encoder(
+        args.generator,
+        args.data,
+        args.out,
+        EncoderConfig.from_dict(values),
         resolve_device(args.device),
         held_out=args.held_out,
         resume=args.resume,
@@ -198,7 +289,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserInputError(f"--json {str(args.json)!r}: cannot be written, it is a folder or in a missing one")
         figures = args.run(args)
         _show(figures)
-        if args.json is not None:
+        if args.json is not None and figures:  # under torchrun, the main process alone has figures
             args.json.write_text(json.dumps(figures, indent=2) + "\n")
     except (GanaugError, FloatingPointError) as error:
         print(f"ganaug {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
@@ -207,8 +298,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f" {error.filename!r}" if error.filename else ""
         print(f"ganaug {args.command}: {error.strerror or error}{where}", file=sys.stderr)
         return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        print(f"ganaug {args.command}: interrupted; what was finished is kept", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"ganaug {args.command}: {str(error) or 'interrupted; what was finished is kept'}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":

@@ -15,11 +15,12 @@ from ganaug.cache import LatentCache
 from ganaug.dataset import GANAugmentedDataset
 from ganaug.faces.align import Alignment, align, to_unit_range
 from ganaug.faces.images import read_image
+from ganaug.faces.photos import photos_in_folder
 from ganaug.generators import load_generator, load_prior
 from ganaug.interfaces import ImageError
 from ganaug.inversion import build_inverter
 from ganaug.policy import check_ratio
-from ganaug.precompute import make_header, photos_in_folder, precompute
+from ganaug.precompute import make_header, precompute
 from ganaug.preview import preview_sheet
 
 NUM_FACES = 32

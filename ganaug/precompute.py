@@ -5,12 +5,10 @@ again is done with the same images, so that a run that was killed and resumed en
 not.
 """
 
-import importlib
-import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,30 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ganaug.cache import CacheHeader, LatentCache, Record
 from ganaug.faces.align import Alignment, align, to_model_range
-from ganaug.faces.images import MIN_SIDE, content_hash, find_images, read_image
-from ganaug.faces.sources import list_items
+from ganaug.faces.photos import Photo
 from ganaug.generators import LatentPrior
 from ganaug.interfaces import CacheError, Generator, ImageError, Inverter, UserInputError
 from ganaug.inversion.quality import QUALITY_NAMES
-
-
-@dataclass(frozen=True)
-class Photo:
-    """One image to invert.
-
-    Attributes:
-        key: Key of its record.
-        read: Returns the upright RGB image and the sha256 (hex) of its source. Raises ImageError.
-    """
-
-    key: str
-    read: Callable[[], tuple[Image.Image, str]]
 
 
 @dataclass(frozen=True)
@@ -65,78 +47,6 @@ class PrecomputeResult:
     def to_dict(self) -> dict[str, Any]:
         """Plain containers only."""
         return asdict(self)
-
-
-def photos_in_folder(root: str | Path) -> list[Photo]:
-    """All images under a folder; keys are paths relative to it."""
-    root = Path(root)
-    return [Photo(name, lambda path=root / name: read_image(path)) for name in find_images(root)]  # type: ignore[misc]
-
-
-def photos_of_dataset(dataset: Dataset[Any], key: Callable[[int], str] | None = None) -> list[Photo]:
-    """All items of a map-style dataset. Files that it knows are read themselves, so its transform plays no part."""
-    items = list_items(dataset, key)
-
-    def read(index: int) -> tuple[Image.Image, str]:
-        key, path = items[index].key, items[index].path
-        if path is not None:
-            return read_image(path)
-        try:
-            item = dataset[index]
-        except Exception as error:  # whatever somebody else's dataset raises concerns this item alone
-            raise ImageError(f"{key}: the dataset fails at it: {type(error).__name__}: {error}") from error
-        return _image_of(item, key)
-
-    return [Photo(item.key, lambda i=i: read(i)) for i, item in enumerate(items)]  # type: ignore[misc]
-
-
-def _image_of(item: Any, key: str) -> tuple[Image.Image, str]:
-    """The image of an item, and the hash of its pixels."""
-    values = (
-        list(item.values()) if isinstance(item, dict) else list(item) if isinstance(item, (tuple, list)) else [item]
-    )
-    for value in values:
-        if isinstance(value, torch.Tensor) and value.ndim == 3 and value.shape[0] == 3:
-            if value.dtype != torch.uint8 and not (value.min() >= 0 and value.max() <= 1):  # NaN is neither
-                raise ImageError(f"{key}: a float image must be in [0, 1], got {value.min():g} to {value.max():g}")
-            unit = value if value.dtype == torch.uint8 else (value * 255).round().to(torch.uint8)
-            value = Image.fromarray(unit.permute(1, 2, 0).contiguous().numpy())
-        if isinstance(value, Image.Image):
-            image = value.convert("RGB")
-            if min(image.size) < MIN_SIDE:
-                raise ImageError(
-                    f"{key}: image of {image.width}x{image.height} px is too small, at least {MIN_SIDE} px a side"
-                )
-            return image, content_hash(image.tobytes())
-    raise ImageError(f"{key}: no RGB image in the item, which holds {[type(v).__name__ for v in values]}")
-
-
-def photos_from(source: str) -> list[Photo]:
-    """Photos of SRC: a folder, or ``package.module:function`` that returns a dataset.
-
-    Raises:
-        UserInputError: If the function cannot be imported, fails, or does not return a dataset with items.
-        ImageError: If the folder is missing or empty.
-    """
-    module_name, colon, function_name = source.partition(":")
-    if not colon or os.path.isdir(source) or "/" in module_name:
-        return photos_in_folder(source)
-    if os.getcwd() not in sys.path:  # as `python -m` does, so that a module beside the user is found
-        sys.path.insert(0, os.getcwd())
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except Exception as error:  # importing runs the user's module, which may raise anything
-        raise UserInputError(
-            f"cannot import {source!r}: {type(error).__name__}: {error}; expected a folder or package.module:function"
-        ) from error
-    try:
-        dataset = function()
-    except Exception as error:
-        raise UserInputError(f"{source} failed: {type(error).__name__}: {error}") from error
-    photos = photos_of_dataset(dataset)
-    if not photos:
-        raise UserInputError(f"{source} returned a dataset without items")
-    return photos
 
 
 def make_header(generator: Generator, model: str | Path, inverter: Inverter, dtype: str = "float16") -> CacheHeader:

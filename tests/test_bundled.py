@@ -10,10 +10,11 @@ from ganaug import GANAugmentedDataset, LatentCache, checkpoints, load_generator
 from ganaug.cli import main
 from ganaug.demo import FaceFolder, draw_faces
 from ganaug.faces.images import find_images
+from ganaug.faces.photos import photos_in_folder
 from ganaug.generators import load_prior
 from ganaug.inversion import build_inverter, load_encoder
 from ganaug.inversion.quality import reconstruction_quality
-from ganaug.precompute import make_header, photos_in_folder, precompute
+from ganaug.precompute import make_header, precompute
 
 CARD = (checkpoints.ASSETS / "faces64.md").read_text()
 CPU = torch.device("cpu")

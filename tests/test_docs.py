@@ -50,6 +50,16 @@ def test_readme_training_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert sum(train.counts.values()) == 6 * 2
 
 
+def test_readme_commands_can_be_parsed() -> None:
+    """Every ``ganaug`` line that the README shows is one that the command line understands."""
+    from ganaug.cli import build_parser
+
+    lines = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("ganaug ")]
+    assert len(lines) >= 5
+    for line in lines:
+        build_parser().parse_args(line.split()[1:])
+
+
 def test_readme_commands_are_those_of_ci() -> None:
     text = (ROOT / "README.md").read_text()
     assert "<!-- command: test -->" in text

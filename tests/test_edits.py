@@ -1,5 +1,6 @@
 """Edits: closed forms, and one contract over every registry entry."""
 
+import math
 import pickle
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from ganaug.edits import EDITS, ROW_RANGES, Direction, StyleMixing, build_edits, principal_components, rows_of
-from ganaug.generators import StyleGAN2, StyleGAN2Config
+from ganaug.generators import VAE, LatentPrior, StyleGAN2, StyleGAN2Config, VAEConfig
 from ganaug.interfaces import NUM_EDIT_UNIFORMS, Edit, UserInputError
 
 
@@ -78,8 +79,29 @@ def test_direction_moves_by_standard_deviations() -> None:
 def test_direction_of_no_length_is_refused() -> None:
     with pytest.raises(UserInputError, match="non-zero length"):
         Direction("d", torch.zeros(4), 1.0, [0], {"age"})
-    with pytest.raises(UserInputError, match=r"one row \(D,\)"):
-        Direction("d", torch.ones(2, 4), 1.0, [0], {"age"})
+    with pytest.raises(UserInputError, match=r"\(D,\) or \(L, D\)"):
+        Direction("d", torch.ones(2, 4, 1), 1.0, [0], {"age"})
+
+
+def test_direction_of_its_own_per_row() -> None:
+    direction = torch.arange(6.0).reshape(3, 2)
+    edit = Direction("d", direction, 2.0, [1, 2], {"age"})
+    moved = edit.apply(torch.zeros(2, 3, 2), {"strength": torch.tensor([1.0, -0.5])})
+    unit = direction / math.sqrt(sum(i * i for i in range(6)))
+    expected = torch.stack([torch.zeros(2), 2.0 * unit[1], 2.0 * unit[2]])
+    torch.testing.assert_close(moved, torch.stack([expected, -0.5 * expected]))
+
+
+def test_components_of_a_generator_whose_rows_differ() -> None:
+    vae = VAE(VAEConfig(16, 4, (8, 8, 8))).eval().requires_grad_(False)
+    prior = LatentPrior.fit(torch.randn(40, 6, 4, generator=torch.Generator().manual_seed(0)))
+    vae.set_prior(prior)
+    found = principal_components(vae, num_components=3, num_samples=4000)
+    assert found.components.shape == (3, 6, 4)
+    torch.testing.assert_close(found.std, prior.std[:3], rtol=0.1, atol=0.0)
+    (edit,) = build_edits(["pca1"], vae)
+    moved = edit.apply(torch.zeros(1, 6, 4), {"strength": torch.ones(1)})
+    assert moved.abs().sum() > 0
 
 
 def test_principal_components_equal_numpy(generator: StyleGAN2) -> None:

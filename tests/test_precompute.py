@@ -22,20 +22,12 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 from ganaug.cache import LatentCache, Record
 from ganaug.faces.align import Alignment, align, to_model_range
 from ganaug.faces.images import content_hash
+from ganaug.faces.photos import Photo, photos_from, photos_in_folder, photos_of_dataset
 from ganaug.generators import load_generator
 from ganaug.interfaces import CacheError, ImageError, Inversion, Inverter, UserInputError
 from ganaug.inversion import build_inverter
 from ganaug.inversion.quality import QUALITY_NAMES
-from ganaug.precompute import (
-    Photo,
-    PrecomputeResult,
-    make_header,
-    photos_from,
-    photos_in_folder,
-    photos_of_dataset,
-    precompute,
-    quality_summary,
-)
+from ganaug.precompute import PrecomputeResult, make_header, precompute, quality_summary
 
 CPU = torch.device("cpu")
 STEPS, BATCH = 2, 4
@@ -528,7 +520,8 @@ DRIVER = """
     from ganaug.cache import LatentCache
     from ganaug.generators import load_generator
     from ganaug.inversion import build_inverter
-    from ganaug.precompute import make_header, photos_in_folder, precompute
+    from ganaug.faces.photos import photos_in_folder
+    from ganaug.precompute import make_header, precompute
 
     torch.set_num_threads(1)
     model, images, out = sys.argv[1], sys.argv[2], Path(sys.argv[3])

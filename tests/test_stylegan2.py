@@ -1,8 +1,11 @@
 """The fast StyleGAN2 against the textbook form: per-sample weights, zero insertion, explicit FIR."""
 
 import copy
+import hashlib
+import json
 import math
 import pickle
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -152,6 +155,45 @@ def test_mapping_equals_naive_loop() -> None:
     torch.testing.assert_close(half, generator.w_avg + 0.6 * (x - generator.w_avg))
 
 
+CONDITIONAL = replace(CONFIG, c_dim=5)
+
+
+def test_conditional_mapping_equals_naive_loop() -> None:
+    """Published layout: z and the embedded c, each at unit second moment, side by side into ``fc0``."""
+    generator = randomized(CONDITIONAL)
+    network = generator.map_network
+    assert tuple(network.embed.weight.shape) == (CONFIG.w_dim, 5)
+    assert tuple(network.fc0.weight.shape) == (CONFIG.w_dim, CONFIG.z_dim + CONFIG.w_dim)
+    z = torch.randn(4, CONFIG.z_dim)
+    c = F.one_hot(torch.tensor([0, 4, 2, 0]), 5)
+    for row in range(4):
+        embedded = network.embed.bias.clone()
+        for k in range(5):
+            embedded += c[row, k] * network.embed.weight[:, k] / math.sqrt(5)
+        halves = [z[row] / z[row].square().mean().sqrt(), embedded / embedded.square().mean().sqrt()]
+        x = torch.cat(halves)
+        for i in range(CONFIG.mapping_layers):
+            layer = network.get_submodule(f"fc{i}")
+            y = layer.weight @ x * 0.01 / math.sqrt(len(x)) + layer.bias * 0.01
+            x = torch.where(y > 0, y, 0.2 * y) * math.sqrt(2)
+        torch.testing.assert_close(generator.mapping(z, c)[row], x.expand(8, -1), rtol=1e-4, atol=1e-5)
+        half = torch.lerp(generator.w_avg, x, 0.5).expand(8, -1)
+        torch.testing.assert_close(generator.mapping(z, c, 0.5)[row], half, rtol=1e-4, atol=1e-5)
+
+
+def test_fingerprint_of_before_conditions() -> None:
+    """An unconditional generator keeps the hash that caches of before ``c_dim`` name."""
+    generator = randomized(CONFIG)
+    described = {"family": "stylegan2", **asdict(CONFIG)}
+    del described["c_dim"], described["label_sizes"]
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for name, tensor in sorted(generator.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode() + tensor.contiguous().numpy().tobytes())
+    assert generator.fingerprint == digest.hexdigest()
+    del described["family"]
+    assert StyleGAN2Config.from_dict(described) == CONFIG  # a model file of before
+
+
 def test_conv_clamp_bounds_the_image() -> None:
     config = StyleGAN2Config(16, 8, 8, 2, (8, 8, 8), conv_clamp=0.25)
     image = randomized(config).synthesis(torch.randn(2, 6, 8))
@@ -170,31 +212,33 @@ def test_random_noise_differs_and_can_be_seeded() -> None:
 
 
 @pytest.mark.parametrize("fresh", [True, False])
-def test_contract(fresh: bool) -> None:
-    generator = randomized(CONFIG)
+@pytest.mark.parametrize("config", [CONFIG, CONDITIONAL], ids=["unconditional", "conditional"])
+def test_contract(config: StyleGAN2Config, fresh: bool) -> None:
+    generator = randomized(config)
     if not fresh:
         generator = pickle.loads(pickle.dumps(generator))
     assert isinstance(generator, Generator)
     spec = generator.latent_spec
-    w_plus = generator.mapping(torch.randn(3, generator.z_dim))
+    c = torch.eye(5)[:3] if config.c_dim else None
+    w_plus = generator.mapping(torch.randn(3, generator.z_dim), c)
     assert w_plus.shape == (3, spec.num_ws, spec.w_dim)
     images = generator.synthesis(w_plus)
     assert images.shape == (3, 3, generator.img_resolution, generator.img_resolution)
     assert images.dtype == torch.float32
     assert generator.w_avg.shape == (spec.w_dim,)
-    assert generator.fingerprint == randomized(CONFIG).fingerprint
+    assert generator.fingerprint == randomized(config).fingerprint
 
 
 def test_fingerprint_sees_every_tensor_and_the_architecture() -> None:
-    reference = randomized(CONFIG).fingerprint
-    assert randomized(CONFIG).to(memory_format=torch.channels_last).fingerprint == reference
-    for name, _ in randomized(CONFIG).state_dict().items():
-        changed = randomized(CONFIG)
+    reference = randomized(CONDITIONAL).fingerprint
+    assert randomized(CONDITIONAL).to(memory_format=torch.channels_last).fingerprint == reference
+    for name, _ in randomized(CONDITIONAL).state_dict().items():
+        changed = randomized(CONDITIONAL)
         assert changed.fingerprint == reference  # also proves that a cached value does not survive the change
         changed.state_dict()[name].reshape(-1)[:1].add_(1.0)
         assert changed.fingerprint != reference, name
-    clamped = StyleGAN2(StyleGAN2Config(32, 24, 16, 3, (12, 10, 8, 6), conv_clamp=256.0))
-    clamped.load_state_dict(randomized(CONFIG).state_dict())
+    clamped = StyleGAN2(replace(CONDITIONAL, conv_clamp=256.0))
+    clamped.load_state_dict(randomized(CONDITIONAL).state_dict())
     assert clamped.fingerprint != reference
 
 
@@ -206,6 +250,14 @@ def test_bad_arguments() -> None:
         generator.synthesis(torch.zeros(2, 8, 16), noise="loud")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unconditional"):
         generator.mapping(torch.zeros(2, 24), torch.zeros(2, 3))
+    conditional = randomized(CONDITIONAL)
+    with pytest.raises(ValueError, match=r"conditional: expected c of shape \(2, 5\), got none"):
+        conditional.mapping(torch.zeros(2, 24))
+    for shape in ((2, 4), (1, 5), (5,)):
+        with pytest.raises(ValueError, match=rf"expected c of shape \(2, 5\), got shape \({shape[0]},"):
+            conditional.mapping(torch.zeros(2, 24), torch.zeros(shape))
+    with pytest.raises(ValueError, match="c_dim must be at least 0"):
+        replace(CONFIG, c_dim=-1)
     with pytest.raises(ValueError, match="power of two"):
         StyleGAN2Config(img_resolution=48)
     with pytest.raises(ValueError, match="has 5 resolutions"):

@@ -13,7 +13,7 @@ class Direction:
 
     Args:
         name: Name of the edit.
-        direction: ``(D,)``, made unit length.
+        direction: ``(D,)``, the same for all rows, or ``(L, D)``; made unit length.
         std: Standard deviation of W along the direction, the unit of ``strength``.
         rows: Rows of ``w_plus`` that move.
         touches: Attributes that the direction changes.
@@ -37,9 +37,9 @@ class Direction:
         strength: tuple[float, float] = (1.0, 2.5),
     ) -> None:
         norm = float(direction.norm())
-        if direction.ndim != 1 or not norm > 0.0:
+        if direction.ndim not in (1, 2) or not norm > 0.0:
             raise UserInputError(
-                f"direction {name!r} must be one row (D,) of non-zero length, got shape {tuple(direction.shape)}"
+                f"direction {name!r} must be (D,) or (L, D) of non-zero length, got shape {tuple(direction.shape)}"
             )
         self.name = name
         self.direction = direction.float() / norm
@@ -58,5 +58,5 @@ class Direction:
         """``params``: ``strength (B,)``."""
         rows = torch.zeros(w_plus.shape[1], device=w_plus.device, dtype=w_plus.dtype)
         rows[list(self.rows)] = 1.0
-        step = params["strength"][:, None] * (self.direction.to(w_plus) * self.std)[None]  # (B, D)
-        return w_plus + rows[None, :, None] * step[:, None, :]
+        step = self.direction.to(w_plus) * self.std * rows[:, None]  # (L, D)
+        return w_plus + params["strength"].to(w_plus)[:, None, None] * step

@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 
 from ganaug.interfaces import Generator
+from ganaug.latents import draw_latents, principal_axes
 
 
 @dataclass(frozen=True)
 class PrincipalComponents:
-    """Principal components of W.
+    """Principal components of what a generator maps z to.
 
     Attributes:
-        components: ``(K, D)`` unit rows, widest first.
+        components: ``(K, D)``, or ``(K, L, D)`` where the rows of a latent differ (VAE); unit length, widest first.
         std: ``(K,)`` standard deviation of W along each.
     """
 
@@ -35,12 +36,8 @@ def principal_components(
         num_samples: z drawn.
         seed: Of the draws.
     """
-    device = generator.w_avg.device
-    z = torch.randn(num_samples, generator.z_dim, generator=torch.Generator().manual_seed(seed))
-    w = torch.cat([generator.mapping(part.to(device))[:, 0] for part in z.split(1024)]).double().cpu()
-    centred = w - w.mean(dim=0)
-    values, vectors = torch.linalg.eigh(centred.t() @ centred / (num_samples - 1))
-    order = torch.argsort(values, descending=True)[:num_components]
-    components = vectors[:, order].t()
-    largest = components.gather(1, components.abs().argmax(dim=1, keepdim=True))
-    return PrincipalComponents((components * largest.sign()).float(), values[order].clamp(min=0).sqrt().float())
+    w_plus = draw_latents(generator, num_samples, torch.Generator().manual_seed(seed))
+    codes = w_plus[:, 0] if bool((w_plus == w_plus[:, :1]).all()) else w_plus
+    _, axes, std = principal_axes(codes.flatten(1), num_components)
+    largest = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True))
+    return PrincipalComponents((axes * largest.sign()).reshape(-1, *codes.shape[1:]), std)

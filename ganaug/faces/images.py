@@ -89,11 +89,16 @@ def decode_image(data: bytes, name: str) -> Image.Image:
         raise ImageError(f"{name}: not an image that Pillow can read ({len(data)} bytes)") from error
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, KeyError) as error:
         raise ImageError(f"{name}: damaged or truncated image: {error}") from error
+    check_size(image, str(name))
+    return image
+
+
+def check_size(image: Image.Image, name: str) -> None:
+    """Raises ImageError for an image too small to hold a face."""
     if min(image.size) < MIN_SIDE:
         raise ImageError(
             f"{name}: image of {image.width}x{image.height} px is too small, at least {MIN_SIDE} px a side are needed"
         )
-    return image
 
 
 def read_image(path: str | Path) -> tuple[Image.Image, str]:

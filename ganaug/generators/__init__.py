@@ -9,11 +9,13 @@ import torch
 from ganaug import checkpoints
 from ganaug.generators.prior import LatentPrior, load_prior
 from ganaug.generators.stylegan2 import StyleGAN2, StyleGAN2Config
+from ganaug.generators.vae import VAE, VAEConfig
 from ganaug.interfaces import CheckpointError, Generator, resolve_device
 
 # Family name in a file's description -> network from the file's configuration.
-GENERATORS: dict[str, Callable[[dict[str, Any]], StyleGAN2]] = {
+GENERATORS: dict[str, Callable[[dict[str, Any]], StyleGAN2 | VAE]] = {
     "stylegan2": lambda config: StyleGAN2(StyleGAN2Config.from_dict(config)),
+    "vae": lambda config: VAE(VAEConfig.from_dict(config)),
 }
 
 
@@ -40,4 +42,13 @@ def load_generator(name_or_path: str | Path = "faces64", device: str | torch.dev
     return generator.to(device=resolve_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-__all__ = ["GENERATORS", "LatentPrior", "StyleGAN2", "StyleGAN2Config", "load_generator", "load_prior"]
+__all__ = [
+    "GENERATORS",
+    "VAE",
+    "LatentPrior",
+    "StyleGAN2",
+    "StyleGAN2Config",
+    "VAEConfig",
+    "load_generator",
+    "load_prior",
+]

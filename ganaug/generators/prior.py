@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ganaug import checkpoints
 from ganaug.interfaces import resolve_device
+from ganaug.latents import principal_axes
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,8 @@ class LatentPrior:
     @classmethod
     def fit(cls, codes: Tensor, num_components: int = 128) -> "LatentPrior":
         """Mean and leading principal components of ``codes (N, L, D)``; at most ``N - 1`` components."""
-        flat = codes.flatten(1).double().cpu()
-        centred = flat - flat.mean(dim=0)
-        values, vectors = torch.linalg.eigh(centred.t() @ centred / max(len(flat) - 1, 1))
-        order = torch.argsort(values, descending=True)[: min(num_components, max(len(flat) - 1, 1), flat.shape[1])]
-        components = vectors[:, order].t().reshape(-1, *codes.shape[1:])
-        return cls(
-            flat.mean(dim=0).reshape(codes.shape[1:]).float(),
-            components.float(),
-            values[order].clamp(min=0).sqrt().float(),
-        )
+        mean, axes, std = principal_axes(codes.flatten(1), num_components)
+        return cls(mean.reshape(codes.shape[1:]), axes.reshape(-1, *codes.shape[1:]), std)
 
     def sample(self, count: int, rng: torch.Generator, truncation_psi: float = 1.0) -> Tensor:
         """Draws ``w_plus (count, L, D)``.

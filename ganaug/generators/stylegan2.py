@@ -1,8 +1,8 @@
 """StyleGAN2: mapping network and skip-generator, written from the papers.
 
 StyleGAN (arXiv 1812.04948): mapping network, noise inputs. StyleGAN2 (arXiv 1912.04958): weight demodulation, output
-skips. StyleGAN2-ADA (arXiv 2006.06676): layer sizes, activation clamping. Parameter names follow the published
-StyleGAN2-ADA checkpoints, so that reading one is a matter of container format and not of renaming.
+skips. StyleGAN2-ADA (arXiv 2006.06676): layer sizes, activation clamping, class conditions. Parameter names follow the
+published StyleGAN2-ADA checkpoints, so that reading one is a matter of container format and not of renaming.
 
 Speed. The paper scales the *weights* per sample, which needs one convolution group per sample; scaling commutes with
 the convolution, so here the activations are scaled before one shared convolution and demodulated after it. On a
@@ -10,17 +10,17 @@ GPU the FIR filter that follows the transposed convolution is folded into its we
 ``tests/test_stylegan2.py``.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganaug.generators.condition import embed_condition, normalize_second_moment, refuse_condition
+from ganaug.generators.style_based import StyleBased
 from ganaug.interfaces import LatentSpec, Noise
 from ganaug.layers import LRELU_GAIN, LRELU_SLOPE, EqualLinear, fir_kernel, upsample2d
 
@@ -38,6 +38,8 @@ class StyleGAN2Config:
         mapping_layers: Fully connected layers of the mapping network, 2 to 8.
         channels: Feature maps at 4, 8, ..., ``img_resolution``.
         conv_clamp: Clamp activations to +- this value (256 in half-precision checkpoints), or None.
+        c_dim: Numbers in a condition (one-hot labels, side by side); 0 for an unconditional generator.
+        label_sizes: Classes of each of these labels; empty: one label of ``c_dim`` classes.
     """
 
     img_resolution: int = 64
@@ -46,6 +48,8 @@ class StyleGAN2Config:
     mapping_layers: int = 8
     channels: tuple[int, ...] = (512, 512, 512, 512, 512)
     conv_clamp: float | None = None
+    c_dim: int = 0
+    label_sizes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         steps = math.log2(self.img_resolution) - 1 if self.img_resolution >= 8 else 0.5
@@ -56,29 +60,55 @@ class StyleGAN2Config:
                 f"a {self.img_resolution} px generator has {int(steps)} resolutions (4 to {self.img_resolution}), "
                 f"but channels has {len(self.channels)} entries: {self.channels}"
             )
+        if self.c_dim < 0:
+            raise ValueError(f"c_dim must be at least 0, got {self.c_dim}")
+        if self.label_sizes and sum(self.label_sizes) != self.c_dim:
+            raise ValueError(f"label_sizes {self.label_sizes} must add up to c_dim, {self.c_dim}")
 
     @classmethod
     def from_dict(cls, config: dict[str, Any]) -> "StyleGAN2Config":
         """Inverse of ``dataclasses.asdict``, after a trip through JSON."""
-        return cls(**{**config, "channels": tuple(config["channels"])})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in {**config}.items()}
+        return cls(**values)
 
 
 class Mapping(nn.Module):
-    """Mapping network f: Z -> W (arXiv 1812.04948, section 2); input normalised to unit second moment."""
+    """Mapping network f: Z -> W (arXiv 1812.04948, section 2); input normalised to unit second moment.
+
+    With a condition, z stands beside a learnt linear embedding of c as wide as w; each of the two is normalised by
+    itself (class-conditional configuration of arXiv 2006.06676).
+
+    Args:
+        z_dim: Numbers in z.
+        w_dim: Numbers in w, and in the embedding of c.
+        num_layers: Fully connected layers.
+        c_dim: Numbers in c; 0 for none.
+    """
 
     w_avg: Tensor
 
-    def __init__(self, z_dim: int, w_dim: int, num_layers: int) -> None:
+    def __init__(self, z_dim: int, w_dim: int, num_layers: int, c_dim: int = 0) -> None:
         super().__init__()
         self.num_layers = num_layers
+        self.embed = EqualLinear(c_dim, w_dim) if c_dim else None
+        in_features = z_dim + w_dim if c_dim else z_dim
         for i in range(num_layers):
-            layer = EqualLinear(z_dim if i == 0 else w_dim, w_dim, lr_multiplier=0.01, activate=True)
+            layer = EqualLinear(in_features if i == 0 else w_dim, w_dim, lr_multiplier=0.01, activate=True)
             self.add_module(f"fc{i}", layer)
+        # Mean over z and over the conditions as often as the training set has them.
         self.register_buffer("w_avg", torch.zeros(w_dim))
 
-    def forward(self, z: Tensor) -> Tensor:
-        """``(B, z_dim)`` -> ``w (B, w_dim)``."""
-        x = z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+    def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        """``z (B, z_dim)``, ``c (B, c_dim)`` if the network is conditional -> ``w (B, w_dim)``.
+
+        Raises:
+            ValueError: For a condition that is missing, not expected, or of another shape.
+        """
+        x = normalize_second_moment(z)
+        if self.embed is None:
+            refuse_condition(c)
+        else:
+            x = torch.cat([x, embed_condition(self.embed, c, z.shape[0])], dim=1)
         for i in range(self.num_layers):
             x = self.get_submodule(f"fc{i}")(x)
         return x
@@ -259,7 +289,7 @@ class Synthesis(nn.Module):
         return image.float()
 
 
-class StyleGAN2(nn.Module):
+class StyleGAN2(StyleBased):
     """StyleGAN2 generator, fulfilling :class:`ganaug.interfaces.Generator`.
 
     Args:
@@ -273,61 +303,48 @@ class StyleGAN2(nn.Module):
     """
 
     family = "stylegan2"
+    config: StyleGAN2Config
 
     def __init__(self, config: StyleGAN2Config) -> None:
         super().__init__()
         self.config = config
         self.img_resolution = config.img_resolution
         self.z_dim = config.z_dim
+        self.c_dim = config.c_dim
         self.latent_spec = LatentSpec("w_plus", num_ws=2 * len(config.channels), w_dim=config.w_dim)
-        self.map_network = Mapping(config.z_dim, config.w_dim, config.mapping_layers)
+        self.map_network = Mapping(config.z_dim, config.w_dim, config.mapping_layers, config.c_dim)
         self.synthesis_network = Synthesis(config)
-        self._fingerprint: tuple[int, str] | None = None
 
     @property
     def w_avg(self) -> Tensor:
         """``(D,)``: mean of W, tracked in training."""
         return self.map_network.w_avg
 
+    @property
+    def label_sizes(self) -> tuple[int, ...]:
+        """Classes of each label in a condition; empty for an unconditional generator."""
+        return self.config.label_sizes or ((self.c_dim,) if self.c_dim else ())
+
     def mapping(self, z: Tensor, c: Tensor | None = None, truncation_psi: float = 1.0) -> Tensor:
         """``z (B, z_dim)`` -> ``w_plus (B, L, D)``, all rows equal; see :meth:`Generator.mapping`.
 
+        Args:
+            z: Gaussian input.
+            c: ``(B, c_dim)`` condition, see :class:`ganaug.training.conditions.Conditions`; None for an unconditional
+                generator.
+            truncation_psi: 1 leaves w as it is, 0 gives ``w_avg``, the mean over all conditions.
+
         Raises:
-            ValueError: For a condition ``c``: this generator has none.
+            ValueError: For a condition that is missing, not expected, or of another shape.
         """
-        if c is not None:
-            raise ValueError("this generator is unconditional: c must be None")
-        w = self.map_network(z)
+        w = self.map_network(z, c)
         if truncation_psi != 1.0:
             w = torch.lerp(self.w_avg, w, truncation_psi)
         return w[:, None].repeat(1, self.latent_spec.num_ws, 1)
 
-    def synthesis(self, w_plus: Tensor, noise: Noise = "const") -> Tensor:
-        """``w_plus (B, L, D)`` -> ``(B, 3, H, W)`` float32; see :meth:`Generator.synthesis`.
-
-        Raises:
-            ValueError: For latents of another shape or an unknown ``noise``.
-        """
-        if w_plus.ndim != 3 or tuple(w_plus.shape[1:]) != self.latent_spec.shape:
-            raise ValueError(
-                f"expected w_plus of shape (B, {self.latent_spec.num_ws}, "
-                f"{self.latent_spec.w_dim}), got {tuple(w_plus.shape)}"
-            )
-        if noise not in ("const", "none", "random"):
-            raise ValueError(f"noise must be 'const', 'none' or 'random', got {noise!r}")
-        # On CUDA the convolutions run in bfloat16 (tensor cores, same exponent range as float32); float32 on CPU.
-        dtype = torch.bfloat16 if w_plus.is_cuda else None
-        images: Tensor = self.synthesis_network(w_plus.float(), noise, dtype)
-        return images
-
-    @property
-    def fingerprint(self) -> str:
-        """sha256 over the architecture and every tensor's name, shape and float32 bytes."""
-        version = sum(int(t._version) for t in (*self.parameters(), *self.buffers()))
-        if self._fingerprint is None or self._fingerprint[0] != version:
-            digest = hashlib.sha256(json.dumps({"family": self.family, **asdict(self.config)}, sort_keys=True).encode())
-            for name, tensor in sorted(self.state_dict().items()):
-                digest.update(f"{name}{tuple(tensor.shape)}".encode())
-                digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-            self._fingerprint = (version, digest.hexdigest())
-        return self._fingerprint[1]
+    def architecture(self) -> dict[str, Any]:
+        """As :meth:`StyleBased.architecture`; caches know unconditional generators by what it was before conditions."""
+        described = super().architecture()
+        if not self.c_dim:
+            del described["c_dim"], described["label_sizes"]
+        return described

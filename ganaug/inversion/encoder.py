@@ -1,6 +1,6 @@
 """A feed-forward inverter: one pass from photo to W+ (e4e, arXiv 2102.02766: one base code plus small row offsets)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from ganaug import checkpoints
 from ganaug.features import ResidualTrunk
 from ganaug.interfaces import Generator, Inversion, resolve_device
 from ganaug.inversion.quality import reconstruction_quality
+from ganaug.inversion.vae import VAEEncoder
 from ganaug.layers import EqualLinear
 
 
@@ -46,6 +47,22 @@ class LatentEncoder(nn.Module):
         return w_plus
 
 
+Encoder = LatentEncoder | VAEEncoder
+
+# What a file calls its encoder, else the family of its generator -> encoder from the file's description.
+ENCODERS: dict[str, Callable[[dict[str, Any]], Encoder]] = {
+    "latent": lambda described: LatentEncoder(  # `ganaug train-encoder`, for a generator of any family
+        described["encoder_channels"], 2 * len(described["config"]["channels"]), described["config"]["w_dim"]
+    ),
+    "stylegan2": lambda described: LatentEncoder(
+        described["discriminator_channels"], 2 * len(described["config"]["channels"]), described["config"]["w_dim"]
+    ),
+    "vae": lambda described: VAEEncoder(
+        described["encoder_channels"], 2 * len(described["config"]["channels"]), described["config"]["w_dim"]
+    ),
+}
+
+
 class EncoderInverter:
     """One pass of a trained encoder, fulfilling :class:`ganaug.interfaces.Inverter`.
 
@@ -57,7 +74,7 @@ class EncoderInverter:
     name = "encoder"
     anchored = False  # what the encoder says lies in the trained region
 
-    def __init__(self, generator: Generator, encoder: LatentEncoder) -> None:
+    def __init__(self, generator: Generator, encoder: Encoder) -> None:
         self.generator = generator
         self.encoder = encoder
 
@@ -73,7 +90,7 @@ class EncoderInverter:
         return Inversion(w_plus, reconstruction_quality(self.generator.synthesis(w_plus), images))
 
 
-def load_encoder(name_or_path: str | Path = "faces64", device: str | torch.device = "cpu") -> LatentEncoder:
+def load_encoder(name_or_path: str | Path = "faces64", device: str | torch.device = "cpu") -> Encoder:
     """The encoder stored in a model file beside its generator.
 
     Raises:
@@ -82,8 +99,7 @@ def load_encoder(name_or_path: str | Path = "faces64", device: str | torch.devic
     path = checkpoints.resolve(name_or_path)
     described = checkpoints.read_metadata(path)
     with checkpoints.reading_description(path):
-        config = described["config"]
-        encoder = LatentEncoder(described["discriminator_channels"], 2 * len(config["channels"]), config["w_dim"])
+        encoder = ENCODERS[described.get("encoder", described["family"])](described)
     checkpoints.load_into(encoder, path, "encoder")
     encoder.eval().requires_grad_(False)
     return encoder.to(device=resolve_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ganaug.features import PerceptualFeatures, feature_distance
 from ganaug.interfaces import Generator, Inversion, UserInputError
-from ganaug.inversion.encoder import LatentEncoder
+from ganaug.inversion.encoder import Encoder
 from ganaug.inversion.quality import reconstruction_quality
+from ganaug.latents import draw_latents
 
 WARM_UP = 0.05  # share of the steps (arXiv 1912.04958, appendix D)
 RAMP_DOWN = 0.25  # share of the steps (same)
@@ -52,7 +53,7 @@ class OptimizationInverter:
         self,
         generator: Generator,
         features: PerceptualFeatures | None = None,
-        encoder: LatentEncoder | None = None,
+        encoder: Encoder | None = None,
         *,
         space: Literal["w", "w_plus"] = "w_plus",
         steps: int = 100,
@@ -131,5 +132,4 @@ class OptimizationInverter:
 @torch.no_grad()
 def _spread_of_w(generator: Generator) -> Tensor:
     """``(D,)`` standard deviation of W, from 2,048 z of a fixed seed."""
-    z = torch.randn(2048, generator.z_dim, generator=torch.Generator().manual_seed(0))
-    return generator.mapping(z.to(generator.w_avg.device))[:, 0].std(dim=0) + 1e-3
+    return draw_latents(generator, 2048, torch.Generator().manual_seed(0))[:, 0].std(dim=0) + 1e-3

@@ -1,0 +1,62 @@
+"""Random latents of any generator, conditional or not, and the directions in which latents vary."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ganaug.interfaces import Generator
+
+
+def draw_condition(generator: Generator, count: int, rng: torch.Generator) -> Tensor | None:
+    """Random labels, every class of a label equally likely.
+
+    Args:
+        generator: Whose ``label_sizes``, if it has any, say what a condition is.
+        count: How many.
+        rng: Where draws come from, on the CPU.
+
+    Returns:
+        ``(count, c_dim)`` on the generator's device, or None for an unconditional generator.
+    """
+    sizes: tuple[int, ...] = getattr(generator, "label_sizes", ())
+    if not sizes:
+        return None
+    labels = [F.one_hot(torch.randint(size, (count,), generator=rng), size) for size in sizes]
+    return torch.cat(labels, dim=1).float().to(generator.w_avg.device)
+
+
+def draw_latents(generator: Generator, count: int, rng: torch.Generator) -> Tensor:
+    """``w_plus (count, L, D)`` of random z, under random labels if the generator takes any.
+
+    Args:
+        generator: Whose mapping.
+        count: How many.
+        rng: Where draws come from, on the CPU, so that they are the same whatever the device.
+    """
+    z = torch.randn(count, generator.z_dim, generator=rng).to(generator.w_avg.device)
+    return generator.mapping(z, draw_condition(generator, count, rng))
+
+
+@torch.no_grad()
+def principal_axes(codes: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Principal component analysis in float64, on the CPU.
+
+    Args:
+        codes: ``(N, F)``.
+        count: How many components; there are ``min(N - 1, F)`` at most.
+
+    Returns:
+        Mean ``(F,)``, orthonormal axes ``(K, F)`` widest first, standard deviation along each ``(K,)``; float32. The
+        signs of the axes are arbitrary.
+    """
+    flat = codes.double().cpu()
+    mean = flat.mean(dim=0)
+    centred = (flat - mean) / max(len(flat) - 1, 1) ** 0.5
+    wide = flat.shape[1] > len(flat)  # the smaller of X X^T and X^T X has the same eigenvalues
+    values, vectors = torch.linalg.eigh(centred @ centred.t() if wide else centred.t() @ centred)
+    kept = torch.argsort(values, descending=True)[: max(min(count, len(flat) - 1, flat.shape[1]), 1)]
+    std = values[kept].clamp(min=0).sqrt()
+    axes = vectors[:, kept].t()
+    if wide:
+        axes = torch.nn.functional.normalize(axes @ centred, dim=1)
+    return mean.float(), axes.float(), std.float()
