@@ -120,7 +120,8 @@ def main() -> None:
     images, photos = RealImages(chips, 0, members), to_images(chips[order[:NUM_HELD_OUT]])
     judge = Judge(args.data, FFHQ_EYES)
     monitor = Monitor(ModelRange(judge), photos)
-    base = replace(PRESETS["tiny64"], precision="bfloat16", evaluated_images=num_samples)
+    # The pixel weight that the preset had when the scratch run was made; the same for both.
+    base = replace(PRESETS["tiny64"], pixel_weight=4.0, precision="bfloat16", evaluated_images=num_samples)
     init, fingerprint = checkpoints.resolve(args.model), load_generator(args.model).fingerprint
     scratch = replace(base, kimg=lengths[0], snapshot_kimg=lengths[0] / 10)
     short = tuned(replace(base, kimg=lengths[1], snapshot_kimg=lengths[1] / 8), init)

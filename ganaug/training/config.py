@@ -74,7 +74,7 @@ class TrainConfig:
 
     family: str = "stylegan2"
     resolution: int = 64
-    kimg: float = 150.0
+    kimg: float = 285.0
     batch_size: int = 16
     accumulate: int = 1
     z_dim: int = 256
@@ -106,7 +106,7 @@ class TrainConfig:
     with_encoder: bool = True
     reconstructed_share: float = 0.5
     prior_share: float = 0.5
-    pixel_weight: float = 4.0
+    pixel_weight: float = 2.0
     feature_weight: float = 4.0
     offset_weight: float = 0.1
     latent_weight: float = 1.0

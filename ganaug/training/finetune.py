@@ -16,8 +16,10 @@ from ganaug.training.gan_state import TrainState
 
 # Gentler than from scratch: the file's networks know faces already, and few photos are quickly learnt by heart.
 # Measured with benchmarks/finetune.py.
-RATE_SHARE = 0.4
+RATE_SHARE = 0.7
 FROZEN_BLOCKS = 2
+# What is averaged is good from the start: the average need not begin short.
+EMA_RAMPUP = 0.5
 
 
 def tuned(config: TrainConfig, init: str | Path) -> TrainConfig:
@@ -50,6 +52,7 @@ def tuned(config: TrainConfig, init: str | Path) -> TrainConfig:
         init=str(init) if str(init) in checkpoints.BUNDLED else os.path.abspath(path),
         learning_rate=config.learning_rate * RATE_SHARE,
         freeze_d=FROZEN_BLOCKS,
+        ema_rampup=EMA_RAMPUP,
     )
 
 
