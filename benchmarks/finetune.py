@@ -57,6 +57,7 @@ def curve_of(out: Path, config: TrainConfig, init: Path | None, images: RealImag
     settings, recorded = config.to_dict(), out / "config.json"
     if recorded.exists():
         theirs = TrainConfig.from_dict(json.loads(recorded.read_text())).to_dict()
+        theirs["init"] = config.init  # the folder's name has the fingerprint; the file may have moved
         if different := [name for name, value in settings.items() if theirs[name] != value]:
             raise SystemExit(f"{out} was made with other settings ({', '.join(different)}); give another --out")
     recorded.write_text(json.dumps(settings) + "\n")
@@ -90,7 +91,7 @@ def plot(curves: dict[str, Curve], yardstick: float, path: Path) -> None:
         right.plot(kimg, [line["recall"] for line in curve], marker=".", label=name)
     left.axhline(yardstick, color="grey", linestyle=":", label="training photos")
     left.set(ylabel="Frechet distance to held-out photos", yscale="log")
-    right.set(ylabel="recall", ylim=(0, None))
+    right.set(ylabel="recall", ylim=(0, 1))
     for axes in (left, right):
         axes.set_xlabel("thousands of images shown")
         axes.grid(alpha=0.3)
@@ -124,7 +125,7 @@ def main() -> None:
     base = replace(PRESETS["tiny64"], pixel_weight=4.0, precision="bfloat16", evaluated_images=num_samples)
     init, fingerprint = checkpoints.resolve(args.model), load_generator(args.model).fingerprint
     scratch = replace(base, kimg=lengths[0], snapshot_kimg=lengths[0] / 10)
-    short = tuned(replace(base, kimg=lengths[1], snapshot_kimg=lengths[1] / 8), init)
+    short = tuned(replace(base, kimg=lengths[1], snapshot_kimg=lengths[1] / 8), args.model)
     parts: dict[str, tuple[Path, TrainConfig, Path | None]] = {
         "scratch": (args.out / f"scratch-{lengths[0]:g}", scratch, None),
         "tuned": (args.out / f"tuned-{lengths[1]:g}-{fingerprint[:12]}", short, init),

@@ -102,7 +102,7 @@ def plot(lines: dict[str, list[dict[str, Any]]], yardstick: float, path: Path) -
             ax.plot([row["seconds"] for row in rows], [row[figure_name] for row in rows], marker=".", label=name)
     axes[0].axhline(yardstick, color="grey", linestyle=":", label="training photos")
     axes[0].set(ylabel="Frechet distance to FairFace val", yscale="log")
-    axes[1].set(ylabel="recall", ylim=(0, None))
+    axes[1].set(ylabel="recall", ylim=(0, 1))
     for ax in axes:
         ax.set_xlabel("CPU seconds of training")
         ax.grid(alpha=0.3)

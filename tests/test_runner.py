@@ -4,7 +4,7 @@ import json
 import math
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -270,6 +270,15 @@ def test_steps_do_not_wait_for_the_device() -> None:
         averages.take()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A process that was started in the background ignores Ctrl-C, tests of it too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_after_the_step(tmp_path: Path) -> None:
     def press(images: int) -> None:
         if images == 30:
@@ -288,6 +297,7 @@ def test_ctrl_c_ends_after_the_step(tmp_path: Path) -> None:
     assert "frechet" not in log[1]
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     def press(images: int) -> None:
         if images == 30:
