@@ -1,8 +1,9 @@
 """Weight files: one safetensors file per model, with what it is written in its metadata. Nothing in it is executed.
 
-A file holds up to four parts under prefixes: ``generator.``, ``encoder.`` (its feed-forward inverter), ``features.``
-(the trunk of its discriminator, for perceptual comparison) and ``prior.`` (a Gaussian over the codes of real photos, to
-draw faces from). Weights may be stored as float16.
+A file holds up to five parts under prefixes: ``generator.``, ``encoder.`` (its feed-forward inverter), ``features.``
+(the trunk of its discriminator, for perceptual comparison), ``discriminator.`` (what stands on that trunk, for
+fine-tuning) and ``prior.`` (a Gaussian over the codes of real photos, to draw faces from). Weights may be stored as
+float16.
 """
 
 import hashlib
