@@ -49,17 +49,18 @@ class LatentEncoder(nn.Module):
 
 Encoder = LatentEncoder | VAEEncoder
 
+
+def _rows(described: dict[str, Any]) -> tuple[int, int]:
+    """``(L, D)``: two rows per resolution of the generator."""
+    config = described["config"]
+    return 2 * len(config["channels"]), config["w_dim"]
+
+
 # What a file calls its encoder, else the family of its generator -> encoder from the file's description.
 ENCODERS: dict[str, Callable[[dict[str, Any]], Encoder]] = {
-    "latent": lambda described: LatentEncoder(  # `ganaug train-encoder`, for a generator of any family
-        described["encoder_channels"], 2 * len(described["config"]["channels"]), described["config"]["w_dim"]
-    ),
-    "stylegan2": lambda described: LatentEncoder(
-        described["discriminator_channels"], 2 * len(described["config"]["channels"]), described["config"]["w_dim"]
-    ),
-    "vae": lambda described: VAEEncoder(
-        described["encoder_channels"], 2 * len(described["config"]["channels"]), described["config"]["w_dim"]
-    ),
+    "latent": lambda d: LatentEncoder(d["encoder_channels"], *_rows(d)),  # `ganaug train-encoder`, for any family
+    "stylegan2": lambda d: LatentEncoder(d["discriminator_channels"], *_rows(d)),
+    "vae": lambda d: VAEEncoder(d["encoder_channels"], *_rows(d)),
 }
 
 

@@ -8,7 +8,7 @@ from ganaug.features import ResidualTrunk
 from ganaug.layers import EqualLinear
 
 # Starts at 0.37 of the prior's width. From its full width, the means first grow far beyond the prior to drown noise.
-# After 3,000 photos at 32 px: KL 3,771 nats and squared error 0.0232 on unseen photos from 0, 1,138 and 0.0218 from -2.
+# Chosen by two short trials at 32 px, in which it lowered both KL and error on unseen photos.
 INITIAL_LOG_VARIANCE = -2.0
 
 

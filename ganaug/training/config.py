@@ -186,8 +186,7 @@ class TrainConfig:
 
     def dtype(self, device: torch.device) -> torch.dtype:
         """What convolutions are computed in."""
-        precision = self.precision or ("bfloat16" if device.type == "cuda" else "float32")
-        return {"bfloat16": torch.bfloat16, "float32": torch.float32}[precision]
+        return convolution_dtype(self.precision, device)
 
     def generator(self, label_sizes: tuple[int, ...] = ()) -> StyleGAN2Config:
         """Architecture of the generator, conditioned on labels of so many classes each."""
@@ -239,6 +238,12 @@ class TrainConfig:
             generator_channels=tuple(channels),
             discriminator_channels=tuple(reversed(fine)),
         )
+
+
+def convolution_dtype(precision: str | None, device: torch.device) -> torch.dtype:
+    """What convolutions are computed in: one of ``PRECISIONS``, or for None bfloat16 on CUDA and float32 elsewhere."""
+    precision = precision or ("bfloat16" if device.type == "cuda" else "float32")
+    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[precision]
 
 
 def _is_of(value: Any, wanted: Any) -> bool:

@@ -17,7 +17,9 @@ from torch import Tensor
 from ganaug.features import feature_distance
 from ganaug.interfaces import CheckpointError, Embedder, UserInputError
 from ganaug.latents import draw_latents
+from ganaug.training.averaging import update_average
 from ganaug.training.checkpoint import read_checkpoint, write_checkpoint
+from ganaug.training.config import convolution_dtype
 from ganaug.training.data import RealImages
 from ganaug.training.encoder_config import EncoderConfig
 from ganaug.training.encoder_source import EncoderSource, build_encoder
@@ -91,8 +93,7 @@ class EncoderTrainer:
         self.encoder_ema = copy.deepcopy(self.encoder).eval().requires_grad_(False)
         betas = (config.adam_beta1, config.adam_beta2)
         self.optimizer = torch.optim.Adam(self.encoder.parameters(), lr=config.learning_rate, betas=betas)
-        precision = config.precision or ("bfloat16" if self.device.type == "cuda" else "float32")
-        self.dtype: torch.dtype = getattr(torch, precision)
+        self.dtype = convolution_dtype(config.precision, self.device)
         with torch.no_grad():
             w_plus = draw_latents(source.generator, STATISTICS_DRAWS, keyed_generator(CPU, "variance of W"))
         self.w_std = max(float(w_plus[:, 0].var(dim=0).mean().sqrt()), MIN_W_STD)
@@ -187,16 +188,8 @@ class EncoderTrainer:
             group["lr"] = self._rate()
         self.optimizer.step()
         self.images_seen += config.batch_size
-        self._update_average()
+        update_average(self.encoder_ema, self.encoder, config, self.images_seen)
         return {**figures}
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        config = self.config
-        half_life = min(config.ema_kimg * 1000, max(self.images_seen * config.ema_rampup, 1.0))
-        weight = 1.0 - 0.5 ** (config.batch_size / half_life)
-        for averaged, current in zip(self.encoder_ema.parameters(), self.encoder.parameters(), strict=True):
-            averaged.lerp_(current, weight)
 
     def save(self, path: Path) -> None:
         """Writes everything that :meth:`load` needs into one file, atomically."""

@@ -21,11 +21,12 @@ from ganaug.features import feature_distance
 from ganaug.generators.prior import LatentPrior
 from ganaug.training import losses
 from ganaug.training.augment import adapted, augment, draw_augmentation
+from ganaug.training.averaging import update_average
 from ganaug.training.config import TrainConfig
 from ganaug.training.data import RealImages
 from ganaug.training.gan_state import TrainState, build, load, save
 from ganaug.training.parallel import Processes, keyed_generator
-from ganaug.training.prior import MAX_PRIOR_IMAGES, fit_prior
+from ganaug.training.prior import fit_prior
 
 W_AVG_BETA = 0.998  # decay of the running mean of W per step (arXiv 1812.04948, appendix C: 0.995)
 MAX_LATENT_LOSS = 10.0  # the latent error is a ratio of variances: huge at first, when W has hardly any
@@ -105,12 +106,12 @@ class GANTrainer:
         for optimizer in (state.g_optimizer, state.d_optimizer):
             for group in optimizer.param_groups:
                 group["lr"] = config.rate_at(state.images_seen)
-        parts = [self.processes.rank * config.accumulate + k for k in range(config.accumulate)]
+        first = self.processes.rank * config.accumulate
+        parts = [(part, *self._real(part)) for part in range(first, first + config.accumulate)]
         figures: dict[str, Tensor] = {}
         kept: list[Generated] = []
         state.d_optimizer.zero_grad(set_to_none=True)
-        for part in parts:
-            real, c = self._real(part)
+        for part, real, c in parts:
             generated = self._generate(real, c, part)
             # The generator's step uses the same images. With several parts their graphs would add up in memory, so
             # they are drawn again.
@@ -123,8 +124,7 @@ class GANTrainer:
         trained = [p for group in state.d_optimizer.param_groups for p in group["params"]]
         for parameter in trained:  # the discriminator only passes gradients on
             parameter.requires_grad_(False)
-        for part in parts:
-            real, c = self._real(part)
+        for part, real, c in parts:
             generated = kept[0] if kept else self._generate(real, c, part)
             self._add(figures, self._generator_part(real, generated, part))
             if config.pl_weight > 0 and state.step % config.pl_interval == 0:
@@ -315,14 +315,8 @@ class GANTrainer:
             c = self.images.labels_at(state.images_seen, config.batch_size).to(self.device)
         w = state.generator.mapping(z, c)[:, 0]
         state.generator.map_network.w_avg.lerp_(w.mean(dim=0), 1.0 - W_AVG_BETA)
-        half_life = min(config.ema_kimg * 1000, max(state.images_seen * config.ema_rampup, 1.0))
-        weight = 1.0 - 0.5 ** (config.batch_size / half_life)
         for averaged, current in state.averaged():
-            mine: list[Tensor] = list(averaged.parameters())
-            theirs: list[Tensor] = list(current.parameters())
-            torch._foreach_lerp_(mine, theirs, weight)
-            for kept, new in zip(averaged.buffers(), current.buffers(), strict=True):
-                kept.copy_(new)
+            update_average(averaged, current, config, state.images_seen)
 
     # ---- files and results ------------------------------------------------------------------------------------------
 
@@ -391,7 +385,7 @@ class GANTrainer:
             "discriminator": head,
         }
         if state.encoder_ema is not None:
-            prior = fit_prior(self._encode, self.images, MAX_PRIOR_IMAGES)
+            prior = fit_prior(self._encode, self.images)
             parts |= {"encoder": state.encoder_ema.state_dict(), "prior": prior.state_dict()}
         return parts
 

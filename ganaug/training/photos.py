@@ -71,8 +71,10 @@ def check_enough(photos: RunPhotos, batch_size: int) -> None:
 
 def _pack_once(source: str | Path, out: Path, resolution: int, processes: Processes) -> PackedImages:
     """The main process decodes, the others open what it wrote."""
-    if processes.is_main:
-        out.mkdir(parents=True, exist_ok=True)
-        pack_images(source, out, resolution)
+    if not processes.is_main:
+        processes.barrier()
+        return pack_images(source, out, resolution)
+    out.mkdir(parents=True, exist_ok=True)
+    packed = pack_images(source, out, resolution)
     processes.barrier()
-    return pack_images(source, out, resolution)
+    return packed

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from ganaug import rng
-from ganaug.faces.align import to_model_range
 from ganaug.generators.prior import LatentPrior
-from ganaug.training.data import RealImages
+from ganaug.training.data import RealImages, to_images
 
 MAX_PRIOR_IMAGES = 8192
 ENCODED_AT_ONCE = 128
@@ -28,5 +27,4 @@ def fit_prior(encode: Callable[[Tensor], Tensor], images: RealImages, limit: int
     order = rng.permutation(images.seed, 0, len(images.members), "prior")
     members = images.members[np.sort(order[:limit])]
     parts = np.array_split(members, math.ceil(len(members) / ENCODED_AT_ONCE))
-    photos = (to_model_range(torch.from_numpy(images.chips[part]).permute(0, 3, 1, 2)) for part in parts)
-    return LatentPrior.fit(torch.cat([encode(batch) for batch in photos]))
+    return LatentPrior.fit(torch.cat([encode(to_images(images.chips[part])) for part in parts]))

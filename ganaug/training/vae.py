@@ -18,6 +18,7 @@ from ganaug.generators.prior import LatentPrior
 from ganaug.generators.vae import VAE, VAEConfig
 from ganaug.interfaces import CheckpointError, UserInputError
 from ganaug.inversion.vae import VAEEncoder, kl_divergence, sample_posterior
+from ganaug.training.averaging import update_average
 from ganaug.training.checkpoint import read_checkpoint, write_checkpoint
 from ganaug.training.config import TrainConfig
 from ganaug.training.data import RealImages
@@ -134,7 +135,8 @@ class VAETrainer:
         processes.average_gradients(self.parameters)
         self.optimizer.step()
         self.images_seen += config.batch_size
-        self._update_averages()
+        update_average(self.generator_ema, self.generator, config, self.images_seen)
+        update_average(self.encoder_ema, self.encoder, config, self.images_seen)
         self._finite &= torch.isfinite(figures["loss"])
         if self.device.type == "cpu" or (number + 1) % CHECK_INTERVAL == 0:
             self.check_finite(figures)
@@ -145,15 +147,6 @@ class VAETrainer:
         if not bool(self._finite):
             values = {name: round(float(value), 4) for name, value in (figures or {}).items()}
             raise FloatingPointError(f"loss is not finite after {self.images_seen} images: {values}")
-
-    @torch.no_grad()
-    def _update_averages(self) -> None:
-        config = self.config
-        half_life = min(config.ema_kimg * 1000, max(self.images_seen * config.ema_rampup, 1.0))
-        weight = 1.0 - 0.5 ** (config.batch_size / half_life)
-        for averaged, current in ((self.generator_ema, self.generator), (self.encoder_ema, self.encoder)):
-            for kept, new in zip(averaged.parameters(), current.parameters(), strict=True):
-                kept.lerp_(new, weight)
 
     # ---- files and results ------------------------------------------------------------------------------------------
 
