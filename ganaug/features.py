@@ -113,8 +113,7 @@ class PooledFeatures(nn.Module):
 
     The last ``num_blocks`` maps of the trunk are averaged over positions, joined, and projected on ``num_features``
     fixed random orthonormal directions. Covariances of a few hundred photos say little in the 512 dimensions that the
-    bundled trunk would give; projected to 64, photos against photos come out at a third of the Frechet distance of
-    samples against photos instead of at half of it (250 against 500 images), and nothing is fitted to either set.
+    bundled trunk would give: the bias would drown differences. Nothing is fitted to either set.
 
     What the trunk of a discriminator sees is not what Inception sees: figures compare checkpoints of one run or runs
     on the same held-out photos, nothing published. A generator that was trained against this very trunk has learnt to
