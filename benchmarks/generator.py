@@ -22,7 +22,7 @@ from judge import Judge, frechet_distance, precision_recall
 from torch import Tensor
 
 from ganaug import load_generator
-from ganaug.edits import EDITS, build_edits
+from ganaug.edits import build_edits, edits_for
 from ganaug.faces.align import Alignment, align, to_model_range, to_unit_range
 from ganaug.faces.images import find_images, read_image
 from ganaug.generators import load_prior
@@ -95,7 +95,7 @@ def edit_figures(generator: Generator, judge: Judge, inversion: Inversion, rng: 
     base = synthesise(generator, codes)
     own = judge(base)
     figures = {}
-    for edit in build_edits(list(EDITS), generator):
+    for edit in build_edits(edits_for(generator), generator):
         uniforms = torch.rand(len(codes), NUM_EDIT_UNIFORMS, generator=rng)
         params = {**edit.sample_params(uniforms), "partner": anchor.roll(1, 0)}
         images = synthesise(generator, codes + edit.apply(anchor, params) - anchor)

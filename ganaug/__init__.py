@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ganaug.classical import ClassicalAugmentation, ClassicalConfig
     from ganaug.dataset import GANAugmentedDataset
     from ganaug.edits import EDITS, Direction, StyleMixing
+    from ganaug.edits.published import import_directions
     from ganaug.errors import CacheError, CheckpointError, GanaugError, ImageError, UserInputError
     from ganaug.generators import GENERATORS, StyleGAN2, load_generator
     from ganaug.interfaces import LatentSpec
@@ -51,6 +52,7 @@ _MODULES = {
     "StyleGAN2": "ganaug.generators",
     "StyleMixing": "ganaug.edits",
     "UserInputError": "ganaug.errors",
+    "import_directions": "ganaug.edits.published",
     "linear_ratio": "ganaug.policy",
     "load_generator": "ganaug.generators",
     "replay": "ganaug.stage",
@@ -82,6 +84,7 @@ __all__ = [
     "StyleGAN2",
     "StyleMixing",
     "UserInputError",
+    "import_directions",
     "linear_ratio",
     "load_generator",
     "replay",

@@ -1,4 +1,4 @@
-"""The command line: ``ganaug demo | precompute | inspect | preview | train | train-encoder``."""
+"""The command line: ``ganaug demo | precompute | inspect | preview | train | train-encoder | fetch | convert``."""
 
 import argparse
 import json
@@ -55,15 +55,39 @@ def build_parser() -> argparse.ArgumentParser:
     pre.add_argument("source", metavar="SRC", help="folder of images, or package.module:function returning a dataset")
     pre.add_argument("--cache", metavar="DIR", required=True)
     pre.add_argument("--generator", metavar="NAME|FILE", default="faces64", help="default: %(default)s")
-    pre.add_argument("--inverter", metavar="NAME", default="hybrid", help="optimization, encoder or hybrid (default)")
+    pre.add_argument(
+        "--inverter", metavar="NAME", help="optimization, encoder or hybrid (default, if there is an encoder)"
+    )
     pre.add_argument("--steps", metavar="N", type=_positive, default=100, help="default: %(default)s")
     pre.add_argument("--batch-size", metavar="N", type=_positive, default=32, help="default: %(default)s")
     pre.add_argument("--device", default="cpu", help="default: %(default)s")
     pre.add_argument("--limit", metavar="N", type=_positive, help="only the first N images")
     pre.add_argument("--seed", type=int, default=0, help="for inverters that draw; those so far draw nothing")
 
-    inspect = command("inspect", _inspect, "What a latent cache holds, and whether it is whole.")
-    inspect.add_argument("cache", metavar="DIR")
+    inspect = command("inspect", _inspect, "What a latent cache or a model file holds, and whether it is whole.")
+    inspect.add_argument(
+        "path", metavar="DIR|FILE", help="a cache; or a model: bundled or fetched name, or any checkpoint"
+    )
+
+    convert = command(
+        "convert", _convert, "A checkpoint of the field into a safetensors file; none of its code is run."
+    )
+    convert.add_argument("source", metavar="FILE")
+    convert.add_argument(
+        "--out", metavar="FILE", type=Path, help="default: the same name, .safetensors, in this folder"
+    )
+    convert.add_argument(
+        "--licence", metavar="TEXT", help="kept in the file (default: as in the table of `ganaug fetch`)"
+    )
+
+    get = command(
+        "fetch", _fetch, "Download published weights, once their licence is accepted; without NAME: list them."
+    )
+    get.add_argument("name", metavar="NAME", nargs="?")
+    get.add_argument("--accept-licence", action="store_true", help="that you have read its licence and accept it")
+    get.add_argument(
+        "--dir", metavar="DIR", type=Path, help="default: $GANAUG_HOME/weights, else the user's cache folder"
+    )
 
     preview = command("preview", _preview, "Contact sheet: photo, inversion, variants per edit, as served.")
     preview.add_argument("--cache", metavar="DIR", required=True)
@@ -130,22 +154,24 @@ def _demo(args: argparse.Namespace) -> dict[str, Any]:
 
 def _precompute(args: argparse.Namespace) -> dict[str, Any]:
     from ganaug.cache import LatentCache
+    from ganaug.checkpoints import open_model
     from ganaug.faces.photos import photos_from
     from ganaug.generators import load_generator, load_prior
     from ganaug.interfaces import resolve_device
-    from ganaug.inversion import build_inverter
+    from ganaug.inversion import build_inverter, default_inverter
     from ganaug.precompute import MAX_TYPICAL_DISTANCE, make_header, median_distance, precompute
 
     device = resolve_device(args.device)
     photos = photos_from(args.source)[: args.limit]
-    generator = load_generator(args.generator, device)
-    inverter = build_inverter(args.inverter, generator, args.generator, device, args.steps)
+    model = open_model(args.generator)
+    generator = load_generator(model, device)
+    inverter = build_inverter(args.inverter or default_inverter(model), generator, model, device, args.steps)
     cache = LatentCache.create(args.cache, make_header(generator, args.generator, inverter))
     result = precompute(photos, cache, inverter, device, args.batch_size)
     if not result.images:
         raise ImageError(f"none of the {len(photos)} images of {args.source} could be used; the reasons are above")
     try:
-        distance = median_distance(cache, load_prior(args.generator))
+        distance = median_distance(cache, load_prior(model))
     except CheckpointError:  # a model without a prior: nothing to compare with
         distance = None
     if distance is not None and distance > MAX_TYPICAL_DISTANCE:
@@ -160,9 +186,15 @@ def _precompute(args: argparse.Namespace) -> dict[str, Any]:
 
 def _inspect(args: argparse.Namespace) -> dict[str, Any]:
     from ganaug.cache import LatentCache
+    from ganaug.checkpoints import BUNDLED, open_model
+    from ganaug.known_weights import KNOWN_WEIGHTS
     from ganaug.precompute import quality_summary
 
-    cache = LatentCache(args.cache)
+    if Path(args.path).is_file() or args.path in BUNDLED or args.path in KNOWN_WEIGHTS:
+        from ganaug.convert import describe
+
+        return describe(open_model(args.path))
+    cache = LatentCache(args.path)
     header, damaged = cache.header, cache.verify()
     return {
         "records": len(cache),
@@ -177,6 +209,30 @@ def _inspect(args: argparse.Namespace) -> dict[str, Any]:
         "quality": quality_summary(cache),
         "digest": None if damaged else cache.digest(),
     }
+
+
+def _convert(args: argparse.Namespace) -> dict[str, Any]:
+    from ganaug.convert import convert
+
+    return convert(args.source, args.out, licence=args.licence)
+
+
+def _fetch(args: argparse.Namespace) -> dict[str, Any]:
+    from ganaug.known_weights import KNOWN_WEIGHTS, weights_table
+
+    if args.name is None:
+        return {row.pop("name"): row if args.json else _one_line(row) for row in weights_table()}
+    from ganaug.fetch import fetch
+
+    path = fetch(args.name, accept_licence=args.accept_licence, directory=args.dir)
+    return {"file": str(path), "licence": KNOWN_WEIGHTS[args.name].licence}
+
+
+def _one_line(row: dict[str, Any]) -> str:
+    """A row of the table of known weights, for the terminal."""
+    size = "" if row["megabytes"] is None else f", {row['megabytes']} MB"
+    state = "here" if row["fetched"] else "by hand" if row["by_hand"] else "to fetch"
+    return f"{row['resolution']:5} px  {row['family']}, {row['holds']}{size} [{state}]  {row['licence'].partition(' (')[0]}"
 
 
 def _preview(args: argparse.Namespace) -> dict[str, Any]:
@@ -312,8 +368,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _show(figures: dict[str, Any]) -> None:
     """Prints the figures; a reader that has gone away (``| head``) is no mistake."""
     try:
+        width = max((len(name) for name in figures), default=0)
         for name, value in figures.items():
-            print(f"{name:16} {value}")
+            print(f"{name:{width}} {value}")
         sys.stdout.flush()
     except BrokenPipeError:
         # The interpreter flushes stdout once more when it ends, and would complain then.

@@ -17,7 +17,7 @@ from ganaug import rng
 from ganaug.batches import HASH_BYTES, FileHasher, IndexedItems
 from ganaug.cache import DAMAGED, FOUND, LatentCache, ManyLatents
 from ganaug.classical import ClassicalAugmentation
-from ganaug.edits import ATTRIBUTES, DEFAULT_EDITS, build_edits
+from ganaug.edits import ATTRIBUTES, build_edits, default_edits
 from ganaug.faces.sources import Item, list_items, list_labels
 from ganaug.generators import load_generator
 from ganaug.interfaces import CacheError, Edit, Generator, UserInputError
@@ -113,7 +113,8 @@ class GANAugmentedDataset(Dataset[Any]):
         if edits is not None:
             return AugmentationPolicy(ratio, build_edits(edits, self.generator), preserve, seed=seed)
         kept = set(preserve)
-        built = [edit for edit in build_edits(DEFAULT_EDITS, self.generator) if not edit.touches & kept]
+        defaults = build_edits(default_edits(self.generator), self.generator)
+        built = [edit for edit in defaults if not edit.touches & kept]
         if not built:
             raise UserInputError(
                 f"every default edit touches something in preserve={list(preserve)}; name edits yourself"

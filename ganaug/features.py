@@ -144,17 +144,17 @@ class PooledFeatures(nn.Module):
 
 
 def load_perceptual_features(
-    name_or_path: str | Path = "faces64", device: str | torch.device = "cpu"
+    source: str | Path | checkpoints.Model = "faces64", device: str | torch.device = "cpu"
 ) -> PerceptualFeatures:
     """The perceptual features stored in a model file, see :mod:`ganaug.checkpoints`.
 
     Raises:
         CheckpointError: For a missing or damaged file, or one without features.
     """
-    path = checkpoints.resolve(name_or_path)
-    described = checkpoints.read_metadata(path)
-    with checkpoints.reading_description(path):
+    model = checkpoints.open_model(source)
+    described = model.description
+    with model.building():
         size = described.get("features_resolution", described["config"]["img_resolution"])
         features = PerceptualFeatures(described["discriminator_channels"], size)
-    checkpoints.load_into(features.trunk, path, "features")
+    model.load_into(features.trunk, "features")
     return features.eval().to(device=resolve_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

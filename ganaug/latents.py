@@ -37,6 +37,28 @@ def draw_latents(generator: Generator, count: int, rng: torch.Generator) -> Tens
     return generator.mapping(z, draw_condition(generator, count, rng))
 
 
+# Samples behind an estimated mean of W (StyleGAN2's projector takes 10,000: arXiv 1912.04958, appendix D).
+NUM_MEAN_SAMPLES = 10_000
+MAPPED_AT_ONCE = 500  # a W+ code of 28 rows is 57 KB
+
+
+@torch.no_grad()
+def estimate_mean_latent(generator: Generator, seed: int = 0, num_samples: int = NUM_MEAN_SAMPLES) -> Tensor:
+    """``(D,)``: mean of W over z ~ N(0, I), and over random labels if the generator takes any.
+
+    Args:
+        generator: Whose mapping, untruncated.
+        seed: Of the draws.
+        num_samples: How many.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    total = torch.zeros_like(generator.w_avg, dtype=torch.float64)
+    for start in range(0, num_samples, MAPPED_AT_ONCE):
+        count = min(MAPPED_AT_ONCE, num_samples - start)
+        total += draw_latents(generator, count, rng)[:, 0].double().sum(dim=0)
+    return (total / num_samples).float()
+
+
 @torch.no_grad()
 def principal_axes(codes: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Principal component analysis in float64, on the CPU.

@@ -102,7 +102,7 @@ def test_all_parts(model_file: Path) -> None:
     """The shared fixture's file has all three networks, and each can be used."""
     loaded, images = load_generator(model_file), torch.zeros(2, 3, 16, 16)
     assert loaded.img_resolution == 16
-    w_plus = load_encoder(model_file).encode(images, loaded.w_avg)
+    w_plus = load_encoder(model_file).encode(images, loaded)
     assert tuple(w_plus.shape[1:]) == loaded.latent_spec.shape
     assert [m.shape[2] for m in load_perceptual_features(model_file)(images)] == [8, 4]
 

@@ -89,7 +89,7 @@ def test_train_and_continue(photos: Path, settings: Path, tmp_path: Path, capsys
     generator, encoder, features = load_generator(model), load_encoder(model), load_perceptual_features(model)
     images = generator.synthesis(generator.mapping(torch.randn(2, 8)))
     assert images.shape == (2, 3, 16, 16) and len(features(images)) == 2
-    assert encoder.encode(images, generator.w_avg).shape == (2, *generator.latent_spec.shape)
+    assert encoder.encode(images, generator).shape == (2, *generator.latent_spec.shape)
     assert load_prior(model).sample(3, torch.Generator().manual_seed(0)).shape == (3, *generator.latent_spec.shape)
     described = checkpoints.read_metadata(Path(model))
     assert described["licence"] == "drawn here" and described["training"]["data"] == "photos: 18 images"

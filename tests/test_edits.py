@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from ganaug.edits import EDITS, ROW_RANGES, Direction, StyleMixing, build_edits, principal_components, rows_of
+from ganaug.edits.parts import PART_TOUCHES
 from ganaug.generators import VAE, LatentPrior, StyleGAN2, StyleGAN2Config, VAEConfig
+from ganaug.generators.semantic import SemanticStyleGAN, SemanticStyleGANConfig
 from ganaug.interfaces import NUM_EDIT_UNIFORMS, Edit, UserInputError
 
 
@@ -19,10 +21,16 @@ def generator() -> StyleGAN2:
         return StyleGAN2(StyleGAN2Config(16, 12, 10, 2, (6, 6, 6))).eval().requires_grad_(False)
 
 
+@pytest.fixture(scope="module")
+def generator_of_parts() -> SemanticStyleGAN:
+    return SemanticStyleGAN(SemanticStyleGANConfig(16, 10, 2, 13, 3, 1, 2, 4, 8, 6, (6, 6)))
+
+
 @pytest.mark.parametrize("fresh", [True, False])
 @pytest.mark.parametrize("name", EDITS)
-def test_contract(name: str, fresh: bool, generator: StyleGAN2) -> None:
-    (edit,) = build_edits([name], generator)
+def test_contract(name: str, fresh: bool, generator: StyleGAN2, generator_of_parts: SemanticStyleGAN) -> None:
+    made_for = generator_of_parts if name in PART_TOUCHES else generator
+    (edit,) = build_edits([name], made_for)
     if not fresh:
         edit = pickle.loads(pickle.dumps(edit))
     assert isinstance(edit, Edit)
@@ -34,8 +42,8 @@ def test_contract(name: str, fresh: bool, generator: StyleGAN2) -> None:
     again = edit.sample_params(uniforms[2:3])
     assert all(torch.equal(params[k][2:3], again[k]) for k in params), "a row depends on its own numbers alone"
     if edit.needs_partner:
-        params["partner"] = torch.randn(5, *generator.latent_spec.shape)
-    w_plus = torch.randn(5, *generator.latent_spec.shape)
+        params["partner"] = torch.randn(5, *made_for.latent_spec.shape)
+    w_plus = torch.randn(5, *made_for.latent_spec.shape)
     before = w_plus.clone()
     edited = edit.apply(w_plus, params)
     assert torch.equal(w_plus, before), "edits are pure"

@@ -13,6 +13,10 @@ LAYERS = {
     "rng": 0,
     "layers": 1,
     "latents": 1,
+    "alias_free": 1,
+    "published": 1,
+    "known_weights": 1,
+    "download": 1,
     "checkpoints": 1,
     "lmdb_verify": 1,
     "lmdb_pool": 1,
@@ -40,6 +44,8 @@ LAYERS = {
     "precompute": 5,
     "preview": 5,
     "demo": 5,
+    "convert": 5,
+    "fetch": 5,
     "cli": 6,
 }
 
@@ -49,6 +55,8 @@ SAME_LAYER = {
     ("lmdb_pool", "lmdb_verify"),
     ("cache", "lmdb_pool"),
     ("cache", "cache_format"),
+    ("checkpoints", "published"),
+    ("checkpoints", "known_weights"),
     ("faces", "user_functions"),
     ("classical", "classical_ops"),
     ("dataset", "policy"),

@@ -328,7 +328,7 @@ def test_writes_a_model_file_that_opens(model_file: Path, photos: Path, tmp_path
 
     generator, encoder, features = load_generator(model), load_encoder(model), load_perceptual_features(model)
     images = to_tensor(chips(4))
-    codes = encoder.encode(images, generator.w_avg)
+    codes = encoder.encode(images, generator)
     assert codes.shape == (4, *generator.latent_spec.shape)
     stored = load_perceptual_features(model_file).state_dict()
     assert all(torch.equal(value, stored[name]) for name, value in features.state_dict().items())
@@ -429,7 +429,7 @@ def test_mistakes_give_one_line(
     good = {"--generator": model_file, "--data": photos, "--out": tmp_path / "run"}
     for change, words in (
         ({"--generator": tmp_path / "nowhere.safetensors"}, "no generator"),
-        ({"--generator": next(photos.iterdir())}, "not a readable safetensors file"),
+        ({"--generator": next(photos.iterdir())}, "neither a pickle, a file of torch.save nor a .npy array"),
         ({"--data": few}, "has 10 readable images, training needs at least 16"),
         ({"--data": tmp_path / "nowhere"}, "not there"),
         ({"--held-out": few}, "10 readable images"),

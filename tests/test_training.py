@@ -59,7 +59,7 @@ def naive_losses(t: GANTrainer) -> tuple[Tensor, Tensor, dict[str, torch.nn.Modu
     for_d = for_d + gamma / 2 * r1 * config.r1_interval
     pixel = F.l1_loss(images[2:], real[:2])
     feature = feature_distance([m[2:] for m in maps], discriminator.trunk(real[:2])).mean()
-    found = encoder.encode(images[:2].detach(), torch.zeros(8))
+    found = encoder.encode(images[:2].detach(), generator)
     wanted = w_plus[:2].detach()
     spread = float(wanted[:, 0].numpy().var(axis=0).mean()) + 1e-4
     latent = F.mse_loss(found, wanted) / spread

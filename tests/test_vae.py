@@ -431,7 +431,7 @@ def test_model_file_opens(vae_model: Path) -> None:
     t = trainer()
     for _ in range(4):
         t.step()
-    mine = generator.synthesis(encoder.encode(photos, generator.w_avg))
+    mine = generator.synthesis(encoder.encode(photos, generator))
     torch.testing.assert_close(mine, t.reconstruct(photos), rtol=0.01, atol=0.01)  # float16 weights
     assert asdict(generator.config) == asdict(VAEConfig(16, 8, (8, 8, 8)))
 

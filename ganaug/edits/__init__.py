@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from ganaug.edits.directions import Direction
 from ganaug.edits.discovery import PrincipalComponents, principal_components
+from ganaug.edits.parts import PART_TOUCHES, PartSwap, part_swap
 from ganaug.edits.style_mixing import StyleMixing
 from ganaug.interfaces import Edit, Generator, UserInputError
 
@@ -18,11 +19,11 @@ ROW_TOUCHES: dict[str, frozenset[str]] = {
 NUM_PRINCIPAL_COMPONENTS = 8
 
 # Words that ``touches`` and ``preserve`` are made of; a word that no edit could touch is taken for a slip of the pen.
-ATTRIBUTES: frozenset[str] = frozenset().union(*ROW_TOUCHES.values()) | {"makeup"}
-
+ATTRIBUTES: frozenset[str] = frozenset().union(*ROW_TOUCHES.values(), *PART_TOUCHES.values())
 
 # What a dataset uses when nobody names edits; those that touch something preserved are left out.
 DEFAULT_EDITS = ("middle", "fine", "pca1")
+DEFAULT_PARTS = ("hair", "background", "cloth")  # where latents have rows for parts
 
 
 def rows_of(range_name: str, num_ws: int) -> list[int]:
@@ -38,6 +39,11 @@ def rows_of(range_name: str, num_ws: int) -> list[int]:
 
 def _mixing(range_name: str) -> Callable[[Generator], Edit]:
     def build(generator: Generator) -> Edit:
+        if generator.latent_spec.parts:
+            raise UserInputError(
+                f"edit {range_name!r} mixes resolutions, and the rows of this generator are parts of a face; "
+                f"expected one of {', '.join(edits_for(generator))}"
+            )
         rows = rows_of(range_name, generator.latent_spec.num_ws)
         return StyleMixing(range_name, rows, ROW_TOUCHES[range_name])
 
@@ -60,21 +66,36 @@ EDITS: dict[str, Callable[[Generator], Edit]] = {
     "middle": _mixing("middle"),
     "fine": _mixing("fine"),
     **{f"pca{i}": _principal(i) for i in range(NUM_PRINCIPAL_COMPONENTS)},
+    **{part: part_swap(part) for part in PART_TOUCHES},
 }
+
+
+def edits_for(generator: Generator) -> list[str]:
+    """Names of the edits that a generator can have: its parts, or else ranges of its rows; and directions."""
+    parts = list(generator.latent_spec.parts)
+    return [*(parts or ROW_RANGES), *(f"pca{i}" for i in range(NUM_PRINCIPAL_COMPONENTS))]
+
+
+def default_edits(generator: Generator) -> list[str]:
+    """Names of the edits that a dataset uses when nobody names any."""
+    parts = generator.latent_spec.parts
+    return [part for part in DEFAULT_PARTS if part in parts] if parts else list(DEFAULT_EDITS)
 
 
 def build_edits(edits: Sequence[str | Edit], generator: Generator) -> list[Edit]:
     """Turns names into edits for a generator; objects pass through.
 
     Raises:
-        UserInputError: For an unknown name, an object that is no :class:`Edit`, or a name twice.
+        UserInputError: For an unknown name, an edit that this generator cannot have, an object that is no
+            :class:`Edit`, or a name twice.
     """
     built: list[Edit] = []
     for edit in edits:
         if isinstance(edit, str):
-            if edit not in EDITS:
-                raise UserInputError(f"unknown edit {edit!r}: expected one of {', '.join(EDITS)}, or an Edit object")
-            built.append(EDITS[edit](generator))
+            if edit not in EDITS and edit not in generator.latent_spec.parts:
+                expected = ", ".join(edits_for(generator))
+                raise UserInputError(f"unknown edit {edit!r}: expected one of {expected}, or an Edit object")
+            built.append(EDITS.get(edit, part_swap(edit))(generator))
         elif isinstance(edit, Edit):
             built.append(edit)
         else:
@@ -86,4 +107,15 @@ def build_edits(edits: Sequence[str | Edit], generator: Generator) -> list[Edit]
     return built
 
 
-__all__ = ["EDITS", "Direction", "PrincipalComponents", "StyleMixing", "build_edits", "principal_components", "rows_of"]
+__all__ = [
+    "EDITS",
+    "Direction",
+    "PartSwap",
+    "PrincipalComponents",
+    "StyleMixing",
+    "build_edits",
+    "default_edits",
+    "edits_for",
+    "principal_components",
+    "rows_of",
+]

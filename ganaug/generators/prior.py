@@ -60,14 +60,14 @@ class LatentPrior:
         return {"mean": self.mean, "components": self.components, "std": self.std}
 
 
-def load_prior(name_or_path: str | Path = "faces64", device: str | torch.device = "cpu") -> LatentPrior:
+def load_prior(source: str | Path | checkpoints.Model = "faces64", device: str | torch.device = "cpu") -> LatentPrior:
     """The prior stored in a model file, see :mod:`ganaug.checkpoints`.
 
     Raises:
         CheckpointError: For a missing or damaged file, or one without a prior.
     """
-    path = checkpoints.resolve(name_or_path)
-    tensors = checkpoints.read_part(path, "prior")
-    with checkpoints.reading_description(path):
+    model = checkpoints.open_model(source)
+    tensors = model.part("prior")
+    with model.building():
         on = resolve_device(device)
         return LatentPrior(*(tensors[name].to(on) for name in ("mean", "components", "std")))

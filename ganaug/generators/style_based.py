@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from ganaug.interfaces import LatentSpec, Noise
 
+MEAN_LATENT = "map_network.w_avg"
+
 
 class StyleBased(nn.Module):
     """Base of generators that turn ``w_plus (B, L, D)`` into images through a :class:`Synthesis` network.
@@ -22,6 +24,7 @@ class StyleBased(nn.Module):
         latent_spec: Layout of ``w_plus``.
         img_resolution: Height and width in pixels.
         synthesis_network: Called as ``(w_plus, noise, dtype)``.
+        mean_latent: How ``w_avg`` was estimated (``seed``, ``num_samples``) where the file had none; None if it had.
     """
 
     family: str
@@ -32,7 +35,8 @@ class StyleBased(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._fingerprint: tuple[int, str] | None = None
+        self.mean_latent: dict[str, int] | None = None
+        self._cached: tuple[tuple[int, str], str, str] | None = None
 
     def synthesis(self, w_plus: Tensor, noise: Noise = "const") -> Tensor:
         """``w_plus (B, L, D)`` -> ``(B, 3, H, W)`` float32; see :meth:`Generator.synthesis`.
@@ -58,12 +62,34 @@ class StyleBased(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over the architecture and every tensor's name, shape and float32 bytes."""
-        version = sum(int(t._version) for t in (*self.parameters(), *self.buffers()))
-        if self._fingerprint is None or self._fingerprint[0] != version:
-            digest = hashlib.sha256(json.dumps(self.architecture(), sort_keys=True).encode())
-            for name, tensor in sorted(self.state_dict().items()):
-                digest.update(f"{name}{tuple(tensor.shape)}".encode())
-                digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-            self._fingerprint = (version, digest.hexdigest())
-        return self._fingerprint[1]
+        """sha256 over the architecture and every tensor's name, shape and float32 bytes.
+
+        Of an estimated mean latent it covers the recipe, ``mean_latent``, and not the numbers: another machine's
+        estimate differs in its last bits.
+        """
+        return self._fingerprints()[0]
+
+    @property
+    def weights_fingerprint(self) -> str:
+        """sha256 over every tensor but the mean latent: the same for two files of the same weights.
+
+        Published files of one network differ in what they say beside the weights: rosinality's have no clamp, and their
+        training files no mean latent.
+        """
+        return self._fingerprints()[1]
+
+    def _fingerprints(self) -> tuple[str, str]:
+        state = {**self.state_dict(keep_vars=True)}
+        version = (sum(int(t._version) for t in state.values()), json.dumps(self.mean_latent, sort_keys=True))
+        if self._cached is None or self._cached[0] != version:
+            described = json.dumps(self.architecture(), sort_keys=True)
+            if self.mean_latent is not None:
+                described += version[1]
+            digest, weights = hashlib.sha256(described.encode()), hashlib.sha256()
+            for name, tensor in sorted(state.items()):
+                covered = [digest, weights] if name != MEAN_LATENT else [] if self.mean_latent is not None else [digest]
+                for each in covered:
+                    each.update(f"{name}{tuple(tensor.shape)}".encode())
+                    each.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+            self._cached = (version, digest.hexdigest(), weights.hexdigest())
+        return self._cached[1:]

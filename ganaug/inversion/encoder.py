@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ganaug import checkpoints
 from ganaug.features import ResidualTrunk
 from ganaug.interfaces import Generator, Inversion, resolve_device
+from ganaug.inversion.feature_pyramid import FeaturePyramidEncoder, PyramidConfig
 from ganaug.inversion.quality import reconstruction_quality
 from ganaug.inversion.vae import VAEEncoder
 from ganaug.layers import EqualLinear
@@ -40,14 +41,19 @@ class LatentEncoder(nn.Module):
         x = self.fc(self.trunk(images)[-1].float().flatten(1))
         return self.base(x), self.offsets(x).reshape(-1, self.num_ws, self.w_dim)
 
-    def encode(self, images: Tensor, w_avg: Tensor) -> Tensor:
-        """``w_plus (B, L, D)`` for ``images (B, 3, H, W)`` in [-1, 1]."""
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the result beside the weights: nothing."""
+        return {}
+
+    def encode(self, images: Tensor, generator: Generator) -> Tensor:
+        """``w_plus (B, L, D)`` for ``images (B, 3, H, W)`` in [-1, 1] and the generator that it was trained with."""
         base, offsets = self(images)
-        w_plus: Tensor = w_avg + base[:, None] + offsets
+        w_plus: Tensor = generator.w_avg + base[:, None] + offsets
         return w_plus
 
 
-Encoder = LatentEncoder | VAEEncoder
+Encoder = LatentEncoder | VAEEncoder | FeaturePyramidEncoder
 
 
 def _rows(described: dict[str, Any]) -> tuple[int, int]:
@@ -56,11 +62,18 @@ def _rows(described: dict[str, Any]) -> tuple[int, int]:
     return 2 * len(config["channels"]), config["w_dim"]
 
 
+def _pyramid(described: dict[str, Any]) -> FeaturePyramidEncoder:
+    return FeaturePyramidEncoder.unfilled(PyramidConfig.from_dict(described["encoder_config"]))
+
+
 # What a file calls its encoder, else the family of its generator -> encoder from the file's description.
 ENCODERS: dict[str, Callable[[dict[str, Any]], Encoder]] = {
     "latent": lambda d: LatentEncoder(d["encoder_channels"], *_rows(d)),  # `ganaug train-encoder`, for any family
     "stylegan2": lambda d: LatentEncoder(d["discriminator_channels"], *_rows(d)),
     "vae": lambda d: VAEEncoder(d["encoder_channels"], *_rows(d)),
+    "psp": _pyramid,
+    "e4e": _pyramid,
+    "restyle": _pyramid,
 }
 
 
@@ -82,25 +95,24 @@ class EncoderInverter:
     @property
     def settings(self) -> dict[str, Any]:
         """What decides the result beside the weights."""
-        return {"name": self.name}
+        return {"name": self.name, **self.encoder.settings}
 
     @torch.no_grad()
     def invert(self, images: Tensor) -> Inversion:
         """``images (B, 3, R, R)`` in [-1, 1] at the generator's resolution."""
-        w_plus = self.encoder.encode(images, self.generator.w_avg)
+        w_plus = self.encoder.encode(images, self.generator)
         return Inversion(w_plus, reconstruction_quality(self.generator.synthesis(w_plus), images))
 
 
-def load_encoder(name_or_path: str | Path = "faces64", device: str | torch.device = "cpu") -> Encoder:
+def load_encoder(source: str | Path | checkpoints.Model = "faces64", device: str | torch.device = "cpu") -> Encoder:
     """The encoder stored in a model file beside its generator.
 
     Raises:
         CheckpointError: For a missing or damaged file, or one without an encoder.
     """
-    path = checkpoints.resolve(name_or_path)
-    described = checkpoints.read_metadata(path)
-    with checkpoints.reading_description(path):
-        encoder = ENCODERS[described.get("encoder", described["family"])](described)
-    checkpoints.load_into(encoder, path, "encoder")
+    model = checkpoints.open_model(source)
+    with model.building():
+        encoder = ENCODERS[model.description.get("encoder", model.description["family"])](dict(model.description))
+    model.load_into(encoder, "encoder")
     encoder.eval().requires_grad_(False)
     return encoder.to(device=resolve_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

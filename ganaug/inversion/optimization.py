@@ -44,6 +44,7 @@ class OptimizationInverter:
         prior_weight: Weight of the squared distance to the starting point (``w_avg`` or the encoder's guess), in
             standard deviations of W; None: 0.002 from the mean, 0.1 from an encoder. Codes that stray far from where
             the generator was trained reconstruct better and edit worse (arXiv 2102.02766, section 3).
+        features_of: Model whose features these are, where they are not the generator's own; kept in ``settings``.
 
     Raises:
         UserInputError: For an unknown space or fewer than one step.
@@ -61,6 +62,7 @@ class OptimizationInverter:
         pixel_weight: float = 1.0,
         feature_weight: float = 0.2,
         prior_weight: float | None = None,
+        features_of: str | None = None,
     ) -> None:
         if space not in ("w", "w_plus"):
             raise UserInputError(f"space must be 'w' or 'w_plus', got {space!r}")
@@ -73,6 +75,7 @@ class OptimizationInverter:
         self.pixel_weight, self.feature_weight = pixel_weight, feature_weight
         self.prior_weight = prior_weight if prior_weight is not None else (0.002 if encoder is None else 0.1)
         self.anchored = encoder is not None
+        self.features_of = features_of
         self._spread = _spread_of_w(generator)
 
     @property
@@ -86,12 +89,14 @@ class OptimizationInverter:
             "pixel_weight": self.pixel_weight,
             "feature_weight": self.feature_weight if self.features is not None else 0.0,
             "prior_weight": self.prior_weight,
+            **({} if self.features_of is None else {"features_of": self.features_of}),
+            **({} if self.encoder is None else self.encoder.settings),
         }
 
     def _start(self, images: Tensor) -> Tensor:
         num_ws = self.generator.latent_spec.num_ws
         if self.encoder is not None:
-            w_plus = self.encoder.encode(images, self.generator.w_avg)
+            w_plus = self.encoder.encode(images, self.generator)
         else:
             w_plus = self.generator.w_avg.expand(images.shape[0], num_ws, -1)
         return w_plus.mean(dim=1, keepdim=True) if self.space == "w" else w_plus

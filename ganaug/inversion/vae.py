@@ -1,10 +1,12 @@
 """The encoder of a VAE: photo -> distribution over latents (arXiv 1312.6114, section 3)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from ganaug.features import ResidualTrunk
+from ganaug.interfaces import Generator
 from ganaug.layers import EqualLinear
 
 # Starts at 0.37 of the prior's width. From its full width, the means first grow far beyond the prior to drown noise.
@@ -35,10 +37,15 @@ class VAEEncoder(nn.Module):
         x = self.fc(self.trunk(images)[-1].float().flatten(1))
         return self.mean(x).unflatten(1, self.shape), self.log_variance(x).unflatten(1, self.shape)
 
-    def encode(self, images: Tensor, w_avg: Tensor) -> Tensor:
-        """The mean, ``w_plus (B, L, D)``, for ``images (B, 3, H, W)``; ``w_avg`` is the prior's mean, 0 for a VAE."""
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the result beside the weights: nothing."""
+        return {}
+
+    def encode(self, images: Tensor, generator: Generator) -> Tensor:
+        """The mean, ``w_plus (B, L, D)``, for ``images (B, 3, H, W)``; the generator's ``w_avg`` is 0 for a VAE."""
         mean: Tensor = self(images)[0]
-        return w_avg + mean
+        return generator.w_avg + mean
 
 
 def sample_posterior(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:

@@ -226,9 +226,9 @@ class EncoderTrainer:
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """``(B, 3, R, R)`` in [-1, 1] -> ``(B, L, D)`` by the averaged encoder."""
-        w_avg = self.source.generator.w_avg
+        generator = self.source.generator
         return torch.cat(
-            [self.encoder_ema.encode(part.to(self.device), w_avg) for part in images.split(ENCODED_AT_ONCE)]
+            [self.encoder_ema.encode(part.to(self.device), generator) for part in images.split(ENCODED_AT_ONCE)]
         )
 
     @torch.no_grad()
@@ -251,7 +251,7 @@ class EncoderTrainer:
             "data": self.data,
             "licence": self.licence,
         }
-        described = self.source.description
+        described = {name: value for name, value in self.source.description.items() if name != "encoder_config"}
         return {
             **described,
             "encoder": "latent",

@@ -50,10 +50,9 @@ def open_source(name_or_path: str | Path, device: torch.device) -> EncoderSource
         CheckpointError: For a missing or damaged file.
         UserInputError: If the generator's resolution is none that an encoder can be built for.
     """
-    path = checkpoints.resolve(name_or_path)
-    description = dict(checkpoints.read_metadata(path))
+    model = checkpoints.open_model(name_or_path)
+    path, description, there = model.path, model.description, model.parts
     generator = load_generator(path, device)
-    there = checkpoints.list_parts(path)
     channels = description.get("encoder_channels", description.get("discriminator_channels"))
     if channels is None:  # a generator by itself
         channels = TrainConfig().at_resolution(generator.img_resolution).discriminator_channels
@@ -65,7 +64,7 @@ def open_source(name_or_path: str | Path, device: torch.device) -> EncoderSource
         encoder_channels=tuple(channels),
         encoder=encoder if isinstance(encoder, LatentEncoder) else None,
         prior=load_prior(path, device) if "prior" in there else None,
-        parts={part: checkpoints.read_part(path, part) for part in HANDED_ON if part in there},
+        parts={part: model.part(part) for part in HANDED_ON if part in there},
         description=description,
     )
 

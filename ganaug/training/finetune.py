@@ -33,14 +33,16 @@ def tuned(config: TrainConfig, init: str | Path) -> TrainConfig:
         CheckpointError: For a missing or damaged file.
         UserInputError: For one of another family.
     """
-    path = checkpoints.resolve(init)
-    described = checkpoints.read_metadata(path)
+    model = checkpoints.open_model(init)
+    path, described = model.path, model.description
     family = described.get("family")
     if family != "stylegan2":
         raise UserInputError(f"{path} holds family {family!r}; only 'stylegan2' can be fine-tuned: leave --init out")
-    with checkpoints.reading_description(path):
+    with model.building():
         found = StyleGAN2Config.from_dict(described["config"])
-        discriminator_channels = tuple(described["discriminator_channels"])
+        # A generator by itself, as the field publishes them, gets the discriminator of its size.
+        default = config.at_resolution(found.img_resolution).discriminator_channels
+        discriminator_channels = tuple(described.get("discriminator_channels", default))
     return replace(
         config,
         resolution=found.img_resolution,
@@ -65,7 +67,7 @@ def start_from(state: TrainState, path: Path) -> None:
     Raises:
         CheckpointError: For a damaged file or networks of another shape.
     """
-    found = checkpoints.list_parts(path)
+    model = checkpoints.open_model(path)
     discriminator = state.discriminator.state_dict()
     head = {name: tensor for name, tensor in discriminator.items() if not name.startswith("trunk.")}
     for networks, part in (
@@ -74,8 +76,10 @@ def start_from(state: TrainState, path: Path) -> None:
         ((_own(state.discriminator.trunk),), "features"),
         ((head,), "discriminator"),
     ):
-        if part in found:
-            tensors = checkpoints.read_part(path, part)
+        if part == "encoder" and "encoder_config" in model.description:
+            continue  # pSp, e4e or ReStyle: another network than the one that is trained here
+        if part in model.parts:
+            tensors = model.part(part)
             for own in networks:
                 if own:
                     _fill(own, tensors, path, part)

@@ -254,7 +254,7 @@ class GANTrainer:
             figures |= {"pixel": pixel.detach(), "feature": feature.detach(), "offset": size.detach()}
         if state.encoder is not None and state.step % config.latent_interval == 0 and n > 0:
             samples, wanted = generated.images[:n].detach(), generated.w_plus[:n].detach()
-            codes = state.encoder.encode(samples.to(self.dtype), state.generator.w_avg)
+            codes = state.encoder.encode(samples.to(self.dtype), state.generator)
             spread = wanted[:, 0].var(dim=0, unbiased=False).mean() + 1e-4
             latent = ((codes - wanted).square().mean() / spread).clamp(max=MAX_LATENT_LOSS)
             loss = loss + config.latent_weight * latent
@@ -360,7 +360,7 @@ class GANTrainer:
     def _encode(self, images: Tensor) -> Tensor:
         if self.state.encoder_ema is None:
             raise ValueError("this run has no encoder")
-        return self.state.encoder_ema.encode(images.to(self.device), self.state.generator_ema.w_avg)
+        return self.state.encoder_ema.encode(images.to(self.device), self.state.generator_ema)
 
     def _prior_now(self) -> LatentPrior:
         """Prior of the averaged networks as they are, fitted once for all samples of a snapshot."""

@@ -187,7 +187,7 @@ class VAETrainer:
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """``(B, 3, R, R)`` in [-1, 1] -> ``w_plus (B, L, D)`` by the averaged encoder."""
-        return self.encoder_ema.encode(images.to(self.device), self.generator_ema.w_avg)
+        return self.encoder_ema.encode(images.to(self.device), self.generator_ema)
 
     @torch.no_grad()
     def samples(self, count: int, seed: int) -> Tensor:
