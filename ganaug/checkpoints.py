@@ -133,7 +133,8 @@ def resolve(name_or_path: str | Path) -> Path:
     if not path.is_file():
         names = ", ".join(sorted(BUNDLED))
         raise CheckpointError(
-            f"no generator {str(name_or_path)!r}: expected one of the bundled names ({names}), or a model file: .safetensors, .pkl, .pt"
+            f"no generator {str(name_or_path)!r}: expected one of the bundled names ({names}), a name of "
+            "`ganaug fetch`, or a model file: .safetensors, .pkl, .pt"
         )
     return path
 

@@ -95,7 +95,7 @@ def archives(folder: Path) -> dict[str, Case]:
 def _tricks() -> dict[str, tuple[bytes, str | None]]:
     """The archive itself."""
     genuine = small_file()
-    zeros = bytes(64 << 20)
+    zeros = bytes(32 << 20)
     two = {"archive/data.pkl": pickled(call("os.system", text("true")))}
     overlap = struct.pack("<L", genuine.index(b"PK\3\4", 1))
     plain = rezipped(lambda records: records)
@@ -191,8 +191,8 @@ def _contents(folder: Path) -> dict[str, tuple[bytes, str | None]]:
         "zip_key_traversal": (with_pickle(zip_tensor(key="../../../etc/passwd")), "the file holds none"),
         "zip_key_pickle": (with_pickle(zip_tensor(key="../data.pkl")), "the file holds none"),
         "zip_id_kind": (with_pickle(zip_tensor(kind="module")), "something else than a storage"),
-        "zip_id_deep": (with_pickle(b")", b"\x85" * 100_000, b"Q"), "something else than a storage"),
-        "zip_deep": (with_pickle(b")", b"\x85" * 200_000), "nest more than"),
+        "zip_id_deep": (with_pickle(b")", b"\x85" * 50_000, b"Q"), "something else than a storage"),
+        "zip_deep": (with_pickle(b")", b"\x85" * 50_000), "nest more than"),
         "zip_in_itself": (with_pickle(b"]q\0h\0a"), "holds itself"),
         "zip_hooks": (with_pickle(tensor(text("x"))), "without a storage"),
         "zip_expanded": (

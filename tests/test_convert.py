@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 import torch
 from conftest import Faces
-from stylegan2_files import nvidia_snapshot, pti_file, random_stylegan2, rosinality_converted, rosinality_training, saved
+from stylegan2_files import (
+    nvidia_snapshot,
+    pti_file,
+    random_stylegan2,
+    rosinality_converted,
+    rosinality_training,
+    saved,
+)
 from test_cli import Capture, good, mistake
 
 from ganaug import checkpoints, load_generator

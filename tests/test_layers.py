@@ -46,6 +46,7 @@ LAYERS = {
     "demo": 5,
     "convert": 5,
     "fetch": 5,
+    "commands": 6,
     "cli": 6,
 }
 
@@ -65,6 +66,7 @@ SAME_LAYER = {
     ("stage", "augment"),
     ("demo", "precompute"),
     ("demo", "preview"),
+    ("cli", "commands"),
 }
 
 # GANAugmentedDataset.loader and .collate reach up for what they return; inside the methods only.

@@ -95,12 +95,9 @@ def test_the_payloads_are_no_duds(folder: Path, corpus: dict[str, Case], results
 
 @pytest.mark.parametrize(
     "harm",
-    ["exec('1')", "__import__('this_is_no_module')", "open('/dev/null', 'w')", "__import__('os').system('true')"],
+    ["exec('1')", "__import__('this')", "open('/dev/null', 'w')", "__import__('os').system('true')"],
 )
 def test_the_watch_notices(harm: str) -> None:
     with watched() as seen:
-        try:
-            eval(harm)
-        except ImportError:
-            pass
+        eval(harm)
     assert seen

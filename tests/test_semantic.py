@@ -78,6 +78,7 @@ def test_file_gives_what_the_textbook_form_makes_of_it(name: str) -> None:
     exact = {key: tensor.double() for key, tensor in file["g_ema"].items()}
     num_ws = args.base_layers + 2 * args.seg_dim
     assert generator.latent_spec.shape == (num_ws, args.latent)
+    assert generator.synthesis(codes((0, num_ws, args.latent))).shape == (0, 3, args.size, args.size)
     for rows in (num_ws, args.seg_dim * args.local_layers):
         w_plus = codes((3, rows, args.latent))
         images, parts = naive_published(exact, args, w_plus.double())

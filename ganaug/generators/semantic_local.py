@@ -1,9 +1,9 @@
 """Local generators of SemanticStyleGAN: one small network per part, all run as one, and their fusion by depth.
 
-Each part has a network of 1x1 convolutions on Fourier features of the pixel's position (arXiv 2112.02236, section 3.2),
-so a pixel never sees its neighbours here. All parts' networks have the same shape: a layer of all parts and samples is
-one batched matrix product. Modulation scales the weights and not the activations: a layer has far fewer weights than
-activations, 64 x 64 against 64 x 4096 at the published size.
+Each part has a network of 1x1 convolutions on Fourier features of the pixel's position (arXiv 2112.02236, "local
+generators"), so a pixel never sees its neighbours here. All parts' networks have the same shape: a layer of all parts
+and samples is one batched matrix product. Modulation scales the weights and not the activations: a layer has far fewer
+weights than activations, 64 x 64 against 64 x 4096 at the published size.
 """
 
 import math
@@ -23,7 +23,7 @@ FUSION_EPS = 1e-8  # keeps the renormalised masks finite where only transparent 
 
 
 def fourier_features(num_frequencies: int, resolution: int) -> Tensor:
-    """Positions in [-1, 1], with sine and cosine at frequencies 1, 2, 4, ... (arXiv 2112.02236, section 3.2).
+    """Positions in [-1, 1], with sine and cosine at frequencies 1, 2, 4, ... (arXiv 2112.02236, "local generators").
 
     Returns:
         ``(2 + 4 * num_frequencies, resolution ** 2)``: x, y, then for each frequency sin x, sin y, cos x, cos y.
@@ -92,8 +92,8 @@ class LocalGenerators(nn.Module):
 
     def modulated(self, codes: Tensor) -> Tensor:
         """Weights of every layer for ``codes (B, K, N, D)``, modulated and demodulated: ``(N, B * K, C, C)``."""
-        batch, parts, layers = codes.shape[:3]
-        flat = codes.reshape(batch, parts * layers, -1).transpose(0, 1)  # (K * N, B, D)
+        parts, layers = codes.shape[1:3]
+        flat = codes.flatten(1, 2).transpose(0, 1)  # (K * N, B, D)
         styles = torch.baddbmm(
             self.affine_bias.flatten(0, 1)[:, None], flat, self.affine_weight.flatten(0, 1).transpose(1, 2)
         )
@@ -126,7 +126,7 @@ class LocalGenerators(nn.Module):
         depth = x.new_zeros(batch, parts, pixels)
         for i, weight in enumerate(weights):
             # The input of the first layer is the same for all.
-            y = (weight.flatten(0, 1) @ x).view(-1, channels, pixels) if i == 0 else torch.bmm(weight, x)
+            y = (weight.flatten(0, 1) @ x).view(len(weight), channels, pixels) if i == 0 else torch.bmm(weight, x)
             x = F.leaky_relu_(y.view(batch, parts, channels, pixels).add_(bias[i]), LRELU_SLOPE).flatten(0, 1)
             if i == self.depth_layers - 1:
                 seen = x.view(batch, parts, channels, pixels)[:, 1:]
@@ -135,7 +135,7 @@ class LocalGenerators(nn.Module):
         return x.view(batch, parts, channels, pixels), depth
 
     def fuse(self, x: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of each part, weighted by its mask and summed (arXiv 2112.02236, section 3.3, equations 2 and 3).
+        """Features of each part, weighted by its mask and summed (arXiv 2112.02236, "fusion").
 
         A transparent part adds its features without taking away from those behind it: the masks of the others are
         scaled to sum 1 among themselves.

@@ -1,4 +1,4 @@
-"""Render net of SemanticStyleGAN: fused features to image and segmentation (arXiv 2112.02236, section 3.3).
+"""Render net of SemanticStyleGAN: fused features to image and segmentation (arXiv 2112.02236, "render net").
 
 It has StyleGAN2's layers without styles. A convolution's demodulation is then constant, so it is folded into the
 weights when a file is read, as is the activation's gain, and what is left are plain convolutions.

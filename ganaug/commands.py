@@ -1,0 +1,219 @@
+"""What each command does: its arguments in, figures out. The parser is in :mod:`ganaug.cli`.
+
+The heavy imports happen inside the commands, so that ``--help`` and mistakes answer at once.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ganaug.errors import CheckpointError, ImageError, UserInputError
+
+if TYPE_CHECKING:
+    from ganaug.training.config import TrainConfig
+
+
+def demo(args: argparse.Namespace) -> dict[str, Any]:
+    """The main job in miniature."""
+    from ganaug.demo import run_demo
+    from ganaug.interfaces import resolve_device
+
+    device = resolve_device(args.device)
+    return run_demo(
+        args.images, args.out, num_faces=args.limit, steps=args.steps, ratio=args.ratio, device=device, seed=args.seed
+    )
+
+
+def precompute(args: argparse.Namespace) -> dict[str, Any]:
+    """Photos into a latent cache."""
+    from ganaug.cache import LatentCache
+    from ganaug.checkpoints import open_model
+    from ganaug.faces.photos import photos_from
+    from ganaug.generators import load_generator, load_prior
+    from ganaug.interfaces import resolve_device
+    from ganaug.inversion import build_inverter, default_inverter
+    from ganaug.precompute import MAX_TYPICAL_DISTANCE, make_header, median_distance, precompute
+
+    device = resolve_device(args.device)
+    photos = photos_from(args.source)[: args.limit]
+    model = open_model(args.generator)
+    generator = load_generator(model, device)
+    inverter = build_inverter(args.inverter or default_inverter(model), generator, model, device, args.steps)
+    cache = LatentCache.create(args.cache, make_header(generator, args.generator, inverter))
+    result = precompute(photos, cache, inverter, device, args.batch_size)
+    if not result.images:
+        raise ImageError(f"none of the {len(photos)} images of {args.source} could be used; the reasons are above")
+    try:
+        distance = median_distance(cache, load_prior(model))
+    except CheckpointError:  # a model without a prior: nothing to compare with
+        distance = None
+    if distance is not None and distance > MAX_TYPICAL_DISTANCE:
+        print(
+            f"warning: these photos are not like those {args.generator} was trained on (distance {distance}, typical "
+            f"1.0, limit {MAX_TYPICAL_DISTANCE}), and their variants will not look like faces; crop closely around the "
+            "face, or use another generator, and look at `ganaug preview`",
+            file=sys.stderr,
+        )
+    return {**result.to_dict(), "distance_median": distance}
+
+
+def inspect(args: argparse.Namespace) -> dict[str, Any]:
+    """What a cache or a model file holds."""
+    from ganaug.cache import LatentCache
+    from ganaug.checkpoints import BUNDLED, open_model
+    from ganaug.known_weights import KNOWN_WEIGHTS
+    from ganaug.precompute import quality_summary
+
+    if Path(args.path).is_file() or args.path in BUNDLED or args.path in KNOWN_WEIGHTS:
+        from ganaug.convert import describe
+
+        return describe(open_model(args.path))
+    cache = LatentCache(args.path)
+    header, damaged = cache.header, cache.verify()
+    return {
+        "records": len(cache),
+        "failures": len(cache.failures()),
+        "damaged": len(damaged),
+        "latent_shape": list(header.latent_spec.shape),
+        "dtype": header.dtype,
+        "generator": header.generator,
+        "fingerprint": header.fingerprint,
+        "inverter": dict(header.inverter),
+        "alignment": dict(header.alignment),
+        "quality": quality_summary(cache),
+        "digest": None if damaged else cache.digest(),
+    }
+
+
+def convert(args: argparse.Namespace) -> dict[str, Any]:
+    """A published checkpoint into a file of this package."""
+    from ganaug.convert import convert
+
+    return convert(args.source, args.out, licence=args.licence)
+
+
+def fetch(args: argparse.Namespace) -> dict[str, Any]:
+    """Known weights: one downloaded, or all listed."""
+    from ganaug.known_weights import KNOWN_WEIGHTS, weights_table
+
+    if args.name is None:
+        return {row.pop("name"): row if args.json else _one_line(row) for row in weights_table()}
+    from ganaug.fetch import fetch
+
+    path = fetch(args.name, accept_licence=args.accept_licence, directory=args.dir)
+    return {"file": str(path), "licence": KNOWN_WEIGHTS[args.name].licence}
+
+
+def _one_line(row: dict[str, Any]) -> str:
+    """A row of the table of known weights, for the terminal."""
+    size = "" if row["megabytes"] is None else f", {row['megabytes']} MB"
+    state = "here" if row["fetched"] else "by hand" if row["by_hand"] else "to fetch"
+    licence = row["licence"].partition(" (")[0]
+    return f"{row['resolution']:5} px  {row['family']}, {row['holds']}{size} [{state}]  {licence}"
+
+
+def preview(args: argparse.Namespace) -> dict[str, Any]:
+    """A contact sheet."""
+    from ganaug.dataset import GANAugmentedDataset
+    from ganaug.interfaces import resolve_device
+    from ganaug.preview import InversionDataset, PhotoDataset, preview_sheet
+
+    device = resolve_device(args.device)
+    base = PhotoDataset(args.images, args.cache) if args.images else InversionDataset(args.cache)
+    edits = args.edits.split(",") if args.edits else None
+    train = GANAugmentedDataset(base, args.cache, ratio=1.0, edits=edits, seed=args.seed)
+    sheet = preview_sheet(train, args.out, args.num_faces, device)
+    return {
+        "out": str(args.out),
+        "width": sheet.width,
+        "height": sheet.height,
+        "edits": [e.name for e in train.policy.edits],
+    }
+
+
+def train(args: argparse.Namespace) -> dict[str, Any]:
+    """A generator, trained or fine-tuned."""
+    from ganaug.interfaces import resolve_device
+    from ganaug.training.run import train
+
+    device = resolve_device(args.device)
+    return train(
+        args.data,
+        args.out,
+        _train_config(args),
+        device,
+        held_out=args.held_out,
+        labels=args.labels,
+        resume=args.resume,
+        licence=args.licence,
+    )
+
+
+def _train_config(args: argparse.Namespace) -> "TrainConfig":
+    """Settings: of the run to continue, or of preset and model to start from; then the file's; then the flags'."""
+    from ganaug.training.config import PRESETS
+    from ganaug.training.finetune import tuned
+    from ganaug.training.run import read_config
+
+    if args.resume and (args.out / "config.json").exists():
+        if args.preset is not None:
+            raise UserInputError(f"--resume continues with the settings of {args.out}; leave --preset out")
+        config = read_config(args.out)
+    else:
+        preset = args.preset or "tiny64"
+        if preset not in PRESETS:
+            raise UserInputError(f"unknown preset {preset!r}: expected one of {', '.join(PRESETS)}")
+        config = PRESETS[preset] if args.init is None else tuned(PRESETS[preset], args.init)
+    values = _read_settings(args.config) if args.config is not None else {}
+    resolution = args.resolution or values.pop("resolution", config.resolution)
+    if resolution != config.resolution and "generator_channels" not in values:
+        if config.init is not None:
+            raise UserInputError(
+                f"--init {config.init} makes images of {config.resolution} px, but {resolution} px are asked for; "
+                "leave one of them out"
+            )
+        config = config.at_resolution(resolution)
+    names = ("family", "kimg", "batch_size", "learning_rate", "accumulate", "with_encoder", "seed")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.condition is not None:
+        given["condition"] = args.condition.split(",")
+    return type(config).from_dict({**config.to_dict(), **values, "resolution": resolution, **given})
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserInputError(f"{path}: not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise UserInputError(f"{path}: expected a JSON object of settings, got {type(values).__name__}")
+    return values
+
+
+def train_encoder(args: argparse.Namespace) -> dict[str, Any]:
+    """An encoder for a generator."""
+    from ganaug.interfaces import resolve_device
+    from ganaug.training.encoder_config import EncoderConfig
+    from ganaug.training.run_encoder import read_encoder_config, train_encoder
+
+    going_on = args.resume and (args.out / "checkpoint.pt").exists()
+    values = (read_encoder_config(args.out) if going_on else EncoderConfig()).to_dict()
+    values |= _read_settings(args.config) if args.config is not None else {}
+    names = ("kimg", "batch_size", "learning_rate", "embedder", "identity_weight", "seed")
+    values |= {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.continue_encoder:
+        values["continue_encoder"] = True
+    if args.identity_weight is not None and values["embedder"] is None:
+        raise UserInputError("--identity-weight is of no use without --embedder package.module:function")
+    return train_encoder(
+        args.generator,
+        args.data,
+        args.out,
+        EncoderConfig.from_dict(values),
+        resolve_device(args.device),
+        held_out=args.held_out,
+        resume=args.resume,
+        licence=args.licence,
+    )
