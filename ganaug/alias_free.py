@@ -61,6 +61,8 @@ class StyleGAN3Config:
     output_scale: float = 0.25
 
     def __post_init__(self) -> None:
+        if not 1 <= len(self.channels) <= 64 or min(self.channels) < 1:
+            raise ValueError(f"channels must be 1 to 64 positive numbers, got {self.channels}")
         limits = {
             "img_resolution": (4, MAX_RESOLUTION),
             "z_dim": (1, 1 << 16),
@@ -75,8 +77,6 @@ class StyleGAN3Config:
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} must be in [{low}, {high}], got {getattr(self, name)}")
-        if not 1 <= len(self.channels) <= 64 or min(self.channels) < 1:
-            raise ValueError(f"channels must be 1 to 64 positive numbers, got {self.channels}")
         if self.conv_kernel not in (1, 3):
             raise ValueError(f"conv_kernel must be 1 or 3, got {self.conv_kernel}")
         if not 0 < self.first_cutoff < self.img_resolution / 2:
@@ -92,7 +92,8 @@ class StyleGAN3Config:
     @classmethod
     def from_dict(cls, config: dict[str, Any]) -> "StyleGAN3Config":
         """Inverse of ``dataclasses.asdict``, after a trip through JSON."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+        return cls(**values)
 
     @classmethod
     def scaled(

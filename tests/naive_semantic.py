@@ -100,11 +100,9 @@ def doubled(x: Tensor) -> Tensor:
 
 
 def blurred(x: Tensor) -> Tensor:
-    """The FIR with every channel as an image of its own, the form that the field's code takes on a CPU."""
+    """The FIR, one group per channel: the fastest textbook form; every channel as an image of its own is slower."""
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=x.dtype) / 4
-    batch, channels, height, width = x.shape
-    y = F.conv2d(x.reshape(batch * channels, 1, height, width), torch.outer(taps, taps)[None, None])
-    return y.reshape(batch, channels, height - 3, width - 3)
+    return F.conv2d(x, torch.outer(taps, taps).expand(x.shape[1], 1, 4, 4), groups=x.shape[1])
 
 
 def render(

@@ -20,9 +20,10 @@ def naive_input(network: FourierInput, w: Tensor, transform: Tensor) -> Tensor:
     out = []
     for row in range(len(w)):
         t = network.affine.weight @ w[row] / math.sqrt(w.shape[1]) + network.affine.bias
-        c, s, x, y = (t / math.hypot(float(t[0]), float(t[1]))).tolist()
-        rotation = torch.tensor([[c, -s, 0], [s, c, 0], [0, 0, 1]], dtype=w.dtype)
-        shift = torch.tensor([[1, 0, -x], [0, 1, -y], [0, 0, 1]], dtype=w.dtype)
+        c, s, x, y = (t / (t[0].square() + t[1].square()).sqrt()).unbind()
+        zero, one = torch.zeros_like(c), torch.ones_like(c)
+        rotation = torch.stack([c, -s, zero, s, c, zero, zero, zero, one]).view(3, 3)
+        shift = torch.stack([one, zero, -x, zero, one, -y, zero, zero, one]).view(3, 3)
         matrix = rotation @ shift @ (transform if transform.ndim == 2 else transform[row])
         centres = (torch.arange(size, dtype=w.dtype) + 0.5 - size / 2) / rate
         grid = torch.stack([*torch.meshgrid(centres, centres, indexing="xy"), torch.ones(size, size, dtype=w.dtype)])

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ganaug.generators.stylegan3 import StyleGAN3
+
 SOURCE_TEXT = "raise RuntimeError('the source text of a checkpoint was run')\n"
 
 
@@ -230,3 +232,77 @@ def semantic_file(
         add(f"style.{i}.weight", args.latent, args.latent, std=100.0)
         add(f"style.{i}.bias", args.latent, std=0.2)
     return {"g_ema": state, "args": args}
+
+
+def stylegan3_module(generator: StyleGAN3, **synthesis_settings: Any) -> Persistent:
+    """A StyleGAN3 generator as its project pickles it: filters as buffers, every layer with its numbers.
+
+    Args:
+        generator: Whose tensors and numbers.
+        **synthesis_settings: What the synthesis network says that it was made with, beside ``img_resolution``.
+    """
+    specs = [layer.spec for layer in generator.synthesis_network.layers]
+    names = [f"L{i}_{spec.out_size}_{spec.out_channels}" for i, spec in enumerate(specs)]
+    tensors = {}
+    for ours, tensor in generator.state_dict().items():
+        part, _, inside = ours.partition(".")
+        if inside.startswith("layers."):
+            _, index, inside = inside.split(".", 2)
+            inside = f"{names[int(index)]}.{inside}"
+        tensors[f"{'mapping' if part == 'map_network' else 'synthesis'}.{inside}"] = tensor
+    config = generator.config
+    sizes = {
+        "w_dim": config.w_dim,
+        "num_ws": generator.latent_spec.num_ws,
+        "img_resolution": config.img_resolution,
+        "img_channels": 3,
+    }
+    attributes: dict[str, dict[str, Any]] = {
+        "mapping": {"z_dim": config.z_dim, "c_dim": config.c_dim, "num_layers": config.mapping_layers},
+        "synthesis": {
+            **sizes,
+            "num_layers": len(specs) - 1,
+            "num_critical": config.num_critical,
+            "margin_size": config.margin_size,
+            "output_scale": config.output_scale,
+            "layer_names": names,
+            "_init_kwargs": {**{name: sizes[name] for name in ("w_dim", "img_resolution")}, **synthesis_settings},
+        },
+        "synthesis.input": {
+            "channels": specs[0].in_channels,
+            "size": np.array([specs[0].in_size] * 2),
+            "sampling_rate": np.float64(specs[0].in_rate),
+            "bandwidth": np.float64(specs[0].in_cutoff),
+        },
+    }
+    for name, spec in zip(names, specs, strict=True):
+        attributes[f"synthesis.{name}"] = {
+            "is_torgb": spec.is_rgb,
+            "in_channels": spec.in_channels,
+            "out_channels": spec.out_channels,
+            "in_size": np.array([spec.in_size] * 2),
+            "out_size": np.array([spec.out_size] * 2),
+            "in_sampling_rate": spec.in_rate,
+            "out_sampling_rate": spec.out_rate,
+            "tmp_sampling_rate": spec.rate,
+            "in_cutoff": np.float64(spec.in_cutoff),
+            "out_cutoff": np.float64(spec.out_cutoff),
+            "in_half_width": np.float64(spec.in_half_width),
+            "out_half_width": np.float64(spec.out_half_width),
+            "conv_kernel": spec.kernel,
+            "conv_clamp": config.conv_clamp,
+            "up_factor": spec.up,
+            "up_taps": spec.up_taps,
+            "down_factor": spec.down,
+            "down_taps": spec.down_taps,
+            "down_radial": spec.radial,
+            "padding": [*spec.padding, *spec.padding],
+        }
+    return Persistent(
+        "Generator",
+        tensors,
+        {**sizes, "z_dim": config.z_dim, "c_dim": config.c_dim},
+        buffers=("w_avg", "transform", "freqs", "phases", "magnitude_ema", "up_filter", "down_filter"),
+        classes={"synthesis": "SynthesisNetwork", "mapping": "MappingNetwork"},
+        module_attributes=attributes,
+    )

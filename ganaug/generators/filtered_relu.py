@@ -1,7 +1,7 @@
 """Upsample, leaky ReLU, downsample: the alias-free nonlinearity (StyleGAN3, arXiv 2106.12423, sections 2.1 and 3.2).
 
-The textbook form inserts zeros and filters a signal of four times the area, several times over. Here resampling
-along an axis is a product with a banded matrix, which holds zero insertion, padding, cropping and the filter, and skips what
+The textbook form inserts zeros and filters a signal of four times the area, several times over. Here resampling along
+an axis is a product with a banded matrix, which holds zero insertion, padding, cropping and the filter, and skips what
 would be multiplied by zero or thrown away. The wide signal exists in tiles only, which stay in the processor's cache
 and in one buffer: at four times the area, taking fresh memory costs more than the arithmetic. For gradients only the
 input is kept; tiles are computed again.

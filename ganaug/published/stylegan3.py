@@ -126,7 +126,12 @@ def _config(module: InertModule, layers: list[tuple[str, InertModule]], found: F
     c_dim = size("map_network.embed.weight", 1, 2) if "map_network.embed.weight" in found else 0
     w_dim = size("synthesis_network.input.affine.weight", 1, 2)
     options = synthesis.init_kwargs
-    odd = [name for name, value in options.items() if name not in SETTINGS.keys() | SEEN_ELSEWHERE and value]
+    off = (type(None), bool, int, float)
+    odd = [
+        name
+        for name, value in options.items()
+        if name not in SETTINGS.keys() | SEEN_ELSEWHERE and (not isinstance(value, off) or value)
+    ]
     if odd:
         raise CheckpointError(f"its synthesis network was made with {shown(str(odd[0]))}, which is not known here")
     settings: dict[str, Any] = {}
