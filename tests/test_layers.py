@@ -56,6 +56,7 @@ SAME_LAYER = {
     ("lmdb_pool", "lmdb_verify"),
     ("cache", "lmdb_pool"),
     ("cache", "cache_format"),
+    ("published", "alias_free"),
     ("checkpoints", "published"),
     ("checkpoints", "known_weights"),
     ("faces", "user_functions"),

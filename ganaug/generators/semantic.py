@@ -15,11 +15,9 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
-from ganaug.generators.condition import refuse_condition
+from ganaug.generators.mapping import MappedGenerator, MappingNetwork
 from ganaug.generators.semantic_local import LocalGenerators
 from ganaug.generators.semantic_render import RenderNet
-from ganaug.generators.style_based import StyleBased
-from ganaug.generators.stylegan2 import Mapping
 from ganaug.interfaces import LatentSpec, Noise
 
 # Parts of the models for CelebAMask-HQ, in the order of their segmentation's channels. What is left of its 19 classes
@@ -181,7 +179,7 @@ class SemanticSynthesis(nn.Module):
         return images, logits
 
 
-class SemanticStyleGAN(StyleBased):
+class SemanticStyleGAN(MappedGenerator):
     """SemanticStyleGAN generator, fulfilling :class:`ganaug.interfaces.Generator`.
 
     Args:
@@ -207,25 +205,8 @@ class SemanticStyleGAN(StyleBased):
         self.img_resolution = config.img_resolution
         self.z_dim = config.w_dim
         self.latent_spec = LatentSpec("w_plus", config.num_ws, config.w_dim, config.parts)
-        self.map_network = Mapping(config.w_dim, config.w_dim, config.mapping_layers)
+        self.map_network = MappingNetwork(config.w_dim, config.w_dim, config.mapping_layers)
         self.synthesis_network = SemanticSynthesis(config)
-
-    @property
-    def w_avg(self) -> Tensor:
-        """``(D,)``: mean of W."""
-        return self.map_network.w_avg
-
-    def mapping(self, z: Tensor, c: Tensor | None = None, truncation_psi: float = 1.0) -> Tensor:
-        """``z (B, z_dim)`` -> ``w_plus (B, L, D)``, all rows equal; see :meth:`Generator.mapping`.
-
-        Raises:
-            ValueError: For a condition ``c``, which this family does not have.
-        """
-        refuse_condition(c)
-        w = self.map_network(z)
-        if truncation_psi != 1.0:
-            w = torch.lerp(self.w_avg, w, truncation_psi)
-        return w[:, None].repeat(1, self.latent_spec.num_ws, 1)
 
     @overload
     def synthesis(self, w_plus: Tensor, noise: Noise = "const", return_parts: Literal[False] = False) -> Tensor: ...
@@ -253,15 +234,7 @@ class SemanticStyleGAN(StyleBased):
         Raises:
             ValueError: For latents of another shape or an unknown ``noise``.
         """
-        expanded = self.config.num_parts * self.config.local_layers
-        num_ws, w_dim = self.latent_spec.shape
-        if w_plus.ndim != 3 or w_plus.shape[1] not in (num_ws, expanded) or w_plus.shape[2] != w_dim:
-            raise ValueError(
-                f"expected w_plus of shape (B, {num_ws}, {w_dim}) or (B, {expanded}, {w_dim}), "
-                f"got {tuple(w_plus.shape)}"
-            )
-        if noise not in ("const", "none", "random"):
-            raise ValueError(f"noise must be 'const', 'none' or 'random', got {noise!r}")
+        self.check_arguments(w_plus, noise, self.config.num_parts * self.config.local_layers)
         dtype = torch.bfloat16 if w_plus.is_cuda else None
         images, logits = self.synthesis_network(w_plus.float(), noise, dtype, return_parts=return_parts)
         return (images, logits) if return_parts else images

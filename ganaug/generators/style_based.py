@@ -44,17 +44,29 @@ class StyleBased(nn.Module):
         Raises:
             ValueError: For latents of another shape or an unknown ``noise``.
         """
-        if w_plus.ndim != 3 or tuple(w_plus.shape[1:]) != self.latent_spec.shape:
-            raise ValueError(
-                f"expected w_plus of shape (B, {self.latent_spec.num_ws}, "
-                f"{self.latent_spec.w_dim}), got {tuple(w_plus.shape)}"
-            )
-        if noise not in ("const", "none", "random"):
-            raise ValueError(f"noise must be 'const', 'none' or 'random', got {noise!r}")
+        self.check_arguments(w_plus, noise)
         # On CUDA the convolutions run in bfloat16 (tensor cores, same exponent range as float32); float32 on CPU.
         dtype = torch.bfloat16 if w_plus.is_cuda else None
         images: Tensor = self.synthesis_network(w_plus.float(), noise, dtype)
         return images
+
+    def check_arguments(self, w_plus: Tensor, noise: str, expanded: int | None = None) -> None:
+        """Refuses what no synthesis can work with.
+
+        Args:
+            w_plus: Should be ``(B, L, D)``.
+            noise: Should be one of :data:`ganaug.interfaces.Noise`.
+            expanded: Another number of rows that will do, too.
+
+        Raises:
+            ValueError: Saying what was got and what was expected.
+        """
+        num_ws, w_dim = self.latent_spec.shape
+        if w_plus.ndim != 3 or w_plus.shape[1] not in (num_ws, expanded) or w_plus.shape[2] != w_dim:
+            also = "" if expanded is None else f" or (B, {expanded}, {w_dim})"
+            raise ValueError(f"expected w_plus of shape (B, {num_ws}, {w_dim}){also}, got {tuple(w_plus.shape)}")
+        if noise not in ("const", "none", "random"):
+            raise ValueError(f"noise must be 'const', 'none' or 'random', got {noise!r}")
 
     def architecture(self) -> dict[str, Any]:
         """What the fingerprint covers beside the weights."""

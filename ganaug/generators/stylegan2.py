@@ -19,8 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganaug.generators.condition import embed_condition, normalize_second_moment, refuse_condition
-from ganaug.generators.style_based import StyleBased
+from ganaug.generators.mapping import MappedGenerator, MappingNetwork
 from ganaug.interfaces import LatentSpec, Noise
 from ganaug.layers import LRELU_GAIN, LRELU_SLOPE, EqualLinear, fir_kernel, upsample2d
 
@@ -70,48 +69,6 @@ class StyleGAN2Config:
         """Inverse of ``dataclasses.asdict``, after a trip through JSON."""
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in {**config}.items()}
         return cls(**values)
-
-
-class Mapping(nn.Module):
-    """Mapping network f: Z -> W (arXiv 1812.04948, section 2); input normalised to unit second moment.
-
-    With a condition, z stands beside a learnt linear embedding of c as wide as w; each of the two is normalised by
-    itself (class-conditional configuration of arXiv 2006.06676).
-
-    Args:
-        z_dim: Numbers in z.
-        w_dim: Numbers in w, and in the embedding of c.
-        num_layers: Fully connected layers.
-        c_dim: Numbers in c; 0 for none.
-    """
-
-    w_avg: Tensor
-
-    def __init__(self, z_dim: int, w_dim: int, num_layers: int, c_dim: int = 0) -> None:
-        super().__init__()
-        self.num_layers = num_layers
-        self.embed = EqualLinear(c_dim, w_dim) if c_dim else None
-        in_features = z_dim + w_dim if c_dim else z_dim
-        for i in range(num_layers):
-            layer = EqualLinear(in_features if i == 0 else w_dim, w_dim, lr_multiplier=0.01, activate=True)
-            self.add_module(f"fc{i}", layer)
-        # Mean over z and over the conditions as often as the training set has them.
-        self.register_buffer("w_avg", torch.zeros(w_dim))
-
-    def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:
-        """``z (B, z_dim)``, ``c (B, c_dim)`` if the network is conditional -> ``w (B, w_dim)``.
-
-        Raises:
-            ValueError: For a condition that is missing, not expected, or of another shape.
-        """
-        x = normalize_second_moment(z)
-        if self.embed is None:
-            refuse_condition(c)
-        else:
-            x = torch.cat([x, embed_condition(self.embed, c, z.shape[0])], dim=1)
-        for i in range(self.num_layers):
-            x = self.get_submodule(f"fc{i}")(x)
-        return x
 
 
 def folding_matrix() -> Tensor:
@@ -289,7 +246,7 @@ class Synthesis(nn.Module):
         return image.float()
 
 
-class StyleGAN2(StyleBased):
+class StyleGAN2(MappedGenerator):
     """StyleGAN2 generator, fulfilling :class:`ganaug.interfaces.Generator`.
 
     Args:
@@ -312,35 +269,13 @@ class StyleGAN2(StyleBased):
         self.z_dim = config.z_dim
         self.c_dim = config.c_dim
         self.latent_spec = LatentSpec("w_plus", num_ws=2 * len(config.channels), w_dim=config.w_dim)
-        self.map_network = Mapping(config.z_dim, config.w_dim, config.mapping_layers, config.c_dim)
+        self.map_network = MappingNetwork(config.z_dim, config.w_dim, config.mapping_layers, config.c_dim)
         self.synthesis_network = Synthesis(config)
-
-    @property
-    def w_avg(self) -> Tensor:
-        """``(D,)``: mean of W, tracked in training."""
-        return self.map_network.w_avg
 
     @property
     def label_sizes(self) -> tuple[int, ...]:
         """Classes of each label in a condition; empty for an unconditional generator."""
         return self.config.label_sizes or ((self.c_dim,) if self.c_dim else ())
-
-    def mapping(self, z: Tensor, c: Tensor | None = None, truncation_psi: float = 1.0) -> Tensor:
-        """``z (B, z_dim)`` -> ``w_plus (B, L, D)``, all rows equal; see :meth:`Generator.mapping`.
-
-        Args:
-            z: Gaussian input.
-            c: ``(B, c_dim)`` condition, see :class:`ganaug.training.conditions.Conditions`; None for an unconditional
-                generator.
-            truncation_psi: 1 leaves w as it is, 0 gives ``w_avg``, the mean over all conditions.
-
-        Raises:
-            ValueError: For a condition that is missing, not expected, or of another shape.
-        """
-        w = self.map_network(z, c)
-        if truncation_psi != 1.0:
-            w = torch.lerp(self.w_avg, w, truncation_psi)
-        return w[:, None].repeat(1, self.latent_spec.num_ws, 1)
 
     def architecture(self) -> dict[str, Any]:
         """As :meth:`StyleBased.architecture`; caches know unconditional generators by what it was before conditions."""

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from ganaug.alias_free import LayerSpec, StyleGAN3Config, layer_specs
 from ganaug.generators.filtered_relu import filtered_leaky_relu
-from ganaug.generators.style_based import StyleBased
-from ganaug.generators.stylegan2 import DEMODULATION_EPS, Mapping
+from ganaug.generators.mapping import MappedGenerator, MappingNetwork
+from ganaug.generators.stylegan2 import DEMODULATION_EPS
 from ganaug.interfaces import LatentSpec, Noise
 from ganaug.layers import LRELU_GAIN, EqualLinear
 
@@ -192,7 +192,7 @@ class AliasFreeSynthesis(nn.Module):
         return (x * self.output_scale).to(w_plus.dtype)
 
 
-class StyleGAN3(StyleBased):
+class StyleGAN3(MappedGenerator):
     """StyleGAN3 generator, fulfilling :class:`ganaug.interfaces.Generator`.
 
     Args:
@@ -218,34 +218,8 @@ class StyleGAN3(StyleBased):
         self.c_dim = config.c_dim
         # One row for the Fourier features, one per layer, of which there is one more than entries in channels.
         self.latent_spec = LatentSpec("w_plus", num_ws=len(config.channels) + 2, w_dim=config.w_dim)
-        self.map_network = Mapping(config.z_dim, config.w_dim, config.mapping_layers, config.c_dim)
+        self.map_network = MappingNetwork(config.z_dim, config.w_dim, config.mapping_layers, config.c_dim)
         self.synthesis_network = AliasFreeSynthesis(config)
-
-    @property
-    def w_avg(self) -> Tensor:
-        """``(D,)``: mean of W, tracked in training."""
-        return self.map_network.w_avg
-
-    @property
-    def label_sizes(self) -> tuple[int, ...]:
-        """Classes of each label in a condition; empty for an unconditional generator."""
-        return (self.c_dim,) if self.c_dim else ()
-
-    def mapping(self, z: Tensor, c: Tensor | None = None, truncation_psi: float = 1.0) -> Tensor:
-        """``z (B, z_dim)`` -> ``w_plus (B, L, D)``, all rows equal; see :meth:`Generator.mapping`.
-
-        Args:
-            z: Gaussian input.
-            c: ``(B, c_dim)`` condition; None for an unconditional generator.
-            truncation_psi: 1 leaves w as it is, 0 gives ``w_avg``.
-
-        Raises:
-            ValueError: For a condition that is missing, not expected, or of another shape.
-        """
-        w = self.map_network(z, c)
-        if truncation_psi != 1.0:
-            w = torch.lerp(self.w_avg, w, truncation_psi)
-        return w[:, None].repeat(1, self.latent_spec.num_ws, 1)
 
     def synthesis(self, w_plus: Tensor, noise: Noise = "const", transform: Tensor | None = None) -> Tensor:
         """``w_plus (B, L, D)`` -> ``(B, 3, H, W)`` float32; see :meth:`Generator.synthesis`.
@@ -260,11 +234,7 @@ class StyleGAN3(StyleBased):
         Raises:
             ValueError: For latents or a transform of another shape, or an unknown ``noise``.
         """
-        num_ws, w_dim = self.latent_spec.shape
-        if w_plus.ndim != 3 or tuple(w_plus.shape[1:]) != (num_ws, w_dim):
-            raise ValueError(f"expected w_plus of shape (B, {num_ws}, {w_dim}), got {tuple(w_plus.shape)}")
-        if noise not in ("const", "none", "random"):
-            raise ValueError(f"noise must be 'const', 'none' or 'random', got {noise!r}")
+        self.check_arguments(w_plus, noise)
         if transform is not None and tuple(transform.shape) not in ((3, 3), (len(w_plus), 3, 3)):
             raise ValueError(
                 f"expected transform of shape (3, 3) or ({len(w_plus)}, 3, 3), got {tuple(transform.shape)}"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ganaug.errors import CheckpointError
-from ganaug.published import PublishedModel, encoders, mmagic, rosinality, semantic, stylegan2
+from ganaug.published import PublishedModel, encoders, mmagic, rosinality, semantic, stylegan2, stylegan3
 from ganaug.published.container import open_tree
 from ganaug.published.tree import InertModule
 
@@ -16,6 +16,7 @@ Read = Callable[[Any], PublishedModel | None]
 # cannot be served, raises CheckpointError with the reason (without the file's name, which is added here).
 FORMATS: dict[str, Read] = {
     "stylegan2": stylegan2.read,
+    "stylegan3": stylegan3.read,
     "semantic": semantic.read,
     "encoders": encoders.read,
     "rosinality": rosinality.read,
