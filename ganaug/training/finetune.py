@@ -40,9 +40,10 @@ def tuned(config: TrainConfig, init: str | Path) -> TrainConfig:
         raise UserInputError(f"{path} holds family {family!r}; only 'stylegan2' can be fine-tuned: leave --init out")
     with model.building():
         found = StyleGAN2Config.from_dict(described["config"])
-        # A generator by itself, as the field publishes them, gets the discriminator of its size.
-        default = config.at_resolution(found.img_resolution).discriminator_channels
-        discriminator_channels = tuple(described.get("discriminator_channels", default))
+        if "features" in model.parts:
+            discriminator_channels = tuple(described["discriminator_channels"])
+        else:  # a generator by itself, as the field publishes them, gets the discriminator of its size
+            discriminator_channels = config.at_resolution(found.img_resolution).discriminator_channels
     return replace(
         config,
         resolution=found.img_resolution,
