@@ -96,12 +96,15 @@ class LocalGenerators(nn.Module):
         flat = codes.flatten(1, 2).transpose(0, 1)  # (K * N, B, D)
         styles = torch.baddbmm(
             self.affine_bias.flatten(0, 1)[:, None], flat, self.affine_weight.flatten(0, 1).transpose(1, 2)
-        )
-        styles = styles.unflatten(0, (parts, layers)).permute(1, 2, 0, 3)  # (N, B, K, C)
-        weight = self.weight.transpose(0, 1)[:, None] * styles[..., None, :]  # (N, B, K, C, C)
-        # arXiv 1912.04958, equations 1 and 3; the activation's gain goes into what is summed before it.
-        norm = (weight.square().sum(dim=-1, keepdim=True) + DEMODULATION_EPS).rsqrt()
-        return (weight * (norm * LRELU_GAIN)).flatten(1, 2)
+        )  # (K * N, B, C)
+        # arXiv 1912.04958, equations 1 and 3, the norm as a product of squares; the activation's gain goes into what is
+        # summed before it.
+        power = styles.square() @ self.weight.flatten(0, 1).square().transpose(1, 2)
+        scale = (power + DEMODULATION_EPS).rsqrt() * LRELU_GAIN
+        # (N, B, K, C); contiguous, since the strides of what is small decide those of the large product.
+        styles, scale = (t.unflatten(0, (parts, layers)).permute(1, 2, 0, 3).contiguous() for t in (styles, scale))
+        weight = self.weight.transpose(0, 1).contiguous()[:, None] * styles[..., None, :]  # (N, B, K, C, C)
+        return (weight * scale[..., None]).flatten(1, 2)
 
     def forward(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """``codes (B, K, N, D)``, one for each part and layer -> fused features and coarse masks.
