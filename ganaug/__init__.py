@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from ganaug.cache import CacheHeader, LatentCache, Record
     from ganaug.classical import ClassicalAugmentation, ClassicalConfig
     from ganaug.dataset import GANAugmentedDataset
+    from ganaug.degrade import DegradationConfig
     from ganaug.edits import EDITS, Direction, StyleMixing
     from ganaug.edits.published import import_directions
     from ganaug.errors import CacheError, CheckpointError, GanaugError, ImageError, UserInputError
+    from ganaug.faces.datasets import FaceDataset, open_dataset
     from ganaug.generators import GENERATORS, StyleGAN2, load_generator
     from ganaug.interfaces import LatentSpec
     from ganaug.inversion import INVERTERS, EncoderInverter, OptimizationInverter
@@ -35,9 +37,11 @@ _MODULES = {
     "CheckpointError": "ganaug.errors",
     "ClassicalAugmentation": "ganaug.classical",
     "ClassicalConfig": "ganaug.classical",
+    "DegradationConfig": "ganaug.degrade",
     "Direction": "ganaug.edits",
     "EDITS": "ganaug.edits",
     "EncoderInverter": "ganaug.inversion",
+    "FaceDataset": "ganaug.faces.datasets",
     "GANAugmentedDataset": "ganaug.dataset",
     "GENERATORS": "ganaug.generators",
     "GanaugError": "ganaug.errors",
@@ -54,6 +58,7 @@ _MODULES = {
     "UserInputError": "ganaug.errors",
     "import_directions": "ganaug.edits.published",
     "linear_ratio": "ganaug.policy",
+    "open_dataset": "ganaug.faces.datasets",
     "load_generator": "ganaug.generators",
     "replay": "ganaug.stage",
 }
@@ -70,8 +75,10 @@ __all__ = [
     "CheckpointError",
     "ClassicalAugmentation",
     "ClassicalConfig",
+    "DegradationConfig",
     "Direction",
     "EncoderInverter",
+    "FaceDataset",
     "GANAugmentedDataset",
     "GanaugError",
     "ImageError",
@@ -87,6 +94,7 @@ __all__ = [
     "import_directions",
     "linear_ratio",
     "load_generator",
+    "open_dataset",
     "replay",
 ]
 

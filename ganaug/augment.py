@@ -1,12 +1,18 @@
 """From a batch, its recipe and latents to an augmented batch: pure, on the device, no draws."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganaug.classical import ClassicalAugmentation
+from ganaug.degrade import Degradation
 from ganaug.faces.align import to_unit_range
+from ganaug.faces.geometry import Fit
+from ganaug.faces.masks import Background, foreground_of_logits, landmark_masks
+from ganaug.faces.paste import Paste, aligned_to_item, chip_to_item, paste, paste_aligned, paste_whole
+from ganaug.faces.warp import warp
 from ganaug.interfaces import Edit, Generator, UserInputError
 from ganaug.provenance import BatchRecipe
 from ganaug.rng import hash_text
@@ -19,16 +25,37 @@ class BatchAugmenter:
         generator: Generator on the device.
         edits: All edits that recipes may name, in order of application.
         classical: Classical augmentation or None; see :class:`ganaug.dataset.GANAugmentedDataset`.
-        max_batch: Variants made at a time, to bound memory.
+        max_batch: Images that the generator draws at a time, to bound memory.
+        degradation: What real and generated samples alike go through before classical augmentation, or None.
+        paste_mode: How variants come into the items, see :class:`ganaug.dataset.GANAugmentedDataset`.
+        fit: How the dataset made items of photos, see :func:`ganaug.faces.geometry.photo_to_item`.
+        background: What becomes of the background of variants; None to leave it.
+        chip_points: ``(5, 2)`` points of the face in [0, 1] of the chip, for a background without a parser and a
+            generator without parts.
     """
 
     def __init__(
-        self, generator: Generator, edits: list[Edit], classical: nn.Module | None, max_batch: int = 256
+        self,
+        generator: Generator,
+        edits: list[Edit],
+        classical: nn.Module | None,
+        max_batch: int = 256,
+        degradation: Degradation | None = None,
+        *,
+        paste_mode: Paste = "paste",
+        fit: Fit = "auto",
+        background: Background | None = None,
+        chip_points: Tensor | None = None,
     ) -> None:
         self.generator = generator
         self.edits = edits
         self.classical = classical
         self.max_batch = max_batch
+        self.degradation = degradation
+        self.paste_mode = paste_mode
+        self.fit = fit
+        self.background = background
+        self.chip_points = chip_points
         self.device = generator.w_avg.device
 
     @torch.no_grad()
@@ -39,24 +66,75 @@ class BatchAugmenter:
             images: ``(B, 3, H, W)`` on the device, uint8 or float in [0, 1].
             recipe: What each of the B samples receives.
             latents: ``"self"`` and each partner edit -> ``(K, L, D)``, or ``(K, 2, L, D)`` with anchors, for the K
-                generated samples, on any device.
+                generated samples, on any device; and ``"geometry"`` ``(K, 8)``, best on the CPU, see
+                :func:`ganaug.faces.paste.chip_to_item`. Without it, chips are the items' largest centred squares.
 
         Returns:
             ``(B, 3, H, W)`` of the same dtype; the very tensor that came in if there is nothing to do.
         """
         rows = np.flatnonzero(recipe.is_generated)
-        if not len(rows) and self.classical is None:
+        if not len(rows) and self.classical is None and self.degradation is None:
             return images
         result = images.float() / 255.0 if images.dtype == torch.uint8 else images.float()
         if len(rows):
-            variants = self.render(self.edit(recipe, rows, latents))
             at = torch.from_numpy(rows).to(self.device, non_blocking=True)
-            result = result.index_copy(0, at, place(variants, result.index_select(0, at)))
+            result = result.index_copy(0, at, self.generate(result.index_select(0, at), recipe, rows, latents))
+        if self.degradation is not None:
+            result = self.degradation(result, recipe.degradation)
         if self.classical is not None:
             result = self._apply_classical(result, recipe)
         if images.dtype == torch.uint8:
             return (result * 255.0).round().to(torch.uint8)
         return result.to(images.dtype)
+
+    @torch.no_grad()
+    def generate(self, items: Tensor, recipe: BatchRecipe, rows: np.ndarray, latents: dict[str, Tensor]) -> Tensor:
+        """Variants of items, in the items' own framing.
+
+        Args:
+            items: ``(K, 3, H, W)`` on the device, in [0, 1]: the samples in ``rows``.
+            recipe: What each sample receives.
+            rows: ``(K,)`` places of the generated samples in the recipe.
+            latents: See :meth:`__call__`.
+
+        Returns:
+            ``(K, 3, H, W)`` in [0, 1].
+        """
+        size, resolution = (items.shape[2], items.shape[3]), self.generator.img_resolution
+        edited = self.edit(recipe, rows, latents)
+        if self.paste_mode == "aligned":
+            matrices = aligned_to_item(resolution, size).expand(len(items), -1, -1)
+            result = paste_aligned(self.render(edited), size)
+        else:
+            geometry = latents["geometry"].cpu() if "geometry" in latents else torch.zeros(len(items), 8)
+            matrices = chip_to_item(geometry, resolution, size, self.fit)
+            if self.paste_mode == "paste":
+                own = latents["self"].to(self.device, non_blocking=True).float()
+                code = own[:, 0] if own.ndim == 4 else own
+                drawn, base = self.render(torch.cat([edited, code])).chunk(2)
+                result = paste(items, drawn, base, matrices)
+            else:
+                result = paste_whole(items, self.render(edited), matrices)
+        if self.background is None:
+            return result
+        return self.background.apply(result, self._foreground(self.background, result, edited, matrices))
+
+    def _foreground(self, background: Background, items: Tensor, w_plus: Tensor, matrices: Tensor) -> Tensor:
+        """``(K, 1, H, W)`` in [0, 1]: what is not background in variants ``(K, 3, H, W)``."""
+        if background.parser is not None:
+            return background.foreground(items)
+        parts, resolution = list(self.generator.latent_spec.parts), self.generator.img_resolution
+        if "background" in parts:
+            number = (parts.index("background"),)
+            draw: Callable[..., tuple[Tensor, Tensor]] = self.generator.synthesis  # type: ignore[assignment]
+            logits = [draw(part, return_parts=True)[1] for part in w_plus.split(self.max_batch)]
+            foreground = foreground_of_logits(torch.cat(logits).float(), number)
+        elif self.chip_points is None:
+            raise UserInputError("to find the background, a parser or the chip's points are needed")
+        else:
+            masks = landmark_masks(self.chip_points[None] * resolution, (resolution, resolution))
+            foreground = 1.0 - masks[:, :1].to(self.device, non_blocking=True).expand(len(items), -1, -1, -1)
+        return warp(foreground, matrices, (items.shape[2], items.shape[3]))
 
     def edit(self, recipe: BatchRecipe, rows: np.ndarray, latents: dict[str, Tensor]) -> Tensor:
         """Edited ``w_plus (K, L, D)`` of the samples in ``rows``.
@@ -110,30 +188,3 @@ class BatchAugmenter:
                         f"{tuple(out[-1].shape)}; it must keep it"
                     )
         return torch.cat(out).clamp(0.0, 1.0)
-
-
-def place(variants: Tensor, images: Tensor) -> Tensor:
-    """Variants at the size and place of the face in the items that they stand for.
-
-    The chip is the largest centred square of the photo (see :mod:`ganaug.faces.align`), so the variant covers that
-    square of the item; outside it, in items that are not square, the item's own pixels stay.
-
-    Args:
-        variants: ``(K, 3, R, R)`` in [0, 1].
-        images: ``(K, 3, H, W)`` in [0, 1].
-
-    Returns:
-        ``(K, 3, H, W)`` in [0, 1].
-    """
-    height, width = images.shape[2:]
-    side = min(height, width)
-    if variants.shape[2] != side:
-        shrinks = side < variants.shape[2]
-        variants = F.interpolate(variants, (side, side), mode="bicubic", antialias=shrinks, align_corners=False)
-        variants = variants.clamp(0.0, 1.0)
-    if height == width:
-        return variants
-    top, left = (height - side) // 2, (width - side) // 2
-    out = images.clone()
-    out[:, :, top : top + side, left : left + side] = variants
-    return out

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from ganaug.faces.orientation import UPRIGHT, exif_orientation, shown_as_stored
 from ganaug.interfaces import UserInputError
 
 IMAGE_KEYS = ("image", "images", "img", "pixel_values", "x", "input")
@@ -25,10 +26,12 @@ class IndexedItems(list[Any]):
     Attributes:
         indices: ``B`` dataset indices.
         hashes: ``(B, 32)`` uint8 sha256 of each item's file now, zeros where unknown; None when nobody asked.
+        turned: ``(B,)`` uint8, EXIF orientation of each item that lies as its file does, else 1; None if all are 1.
     """
 
     indices: list[int]
     hashes: NDArray[np.uint8] | None = None
+    turned: NDArray[np.uint8] | None = None
 
 
 class HostBatch(NamedTuple):
@@ -42,12 +45,14 @@ class HostBatch(NamedTuple):
         indices: ``B`` dataset indices.
         hashes: ``(B, 32)`` uint8, or None when sources are not checked.
         from_pil: Whether the images were PIL images (and come back as float in [0, 1]).
+        turned: See :class:`IndexedItems`.
     """
 
     batch: Any
     indices: list[int]
     hashes: NDArray[np.uint8] | None
     from_pil: bool
+    turned: NDArray[np.uint8] | None = None
 
 
 class FileHasher:
@@ -55,6 +60,8 @@ class FileHasher:
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[tuple[int, int], bytes]] = {}
+        self._orientations: dict[str, int] = {}  # of files that EXIF turns and whose items have not been looked at
+        self._turned: dict[str, int] = {}
 
     def __call__(self, path: str) -> bytes:
         """32 bytes; zeros if the file cannot be read (then the item itself decides what happens)."""
@@ -64,11 +71,24 @@ class FileHasher:
             known = self._known.get(path)
             if known is None or known[0] != signature:
                 with open(path, "rb") as file:
-                    known = (signature, hashlib.sha256(file.read()).digest())
+                    data = file.read()
+                known = (signature, hashlib.sha256(data).digest())
                 self._known[path] = known
+                self._turned.pop(path, None)
+                if (orientation := exif_orientation(data)) != UPRIGHT:
+                    self._orientations[path] = orientation
             return known[1]
         except OSError:
             return bytes(HASH_BYTES)
+
+    def turned(self, path: str, item: Any) -> int:
+        """EXIF orientation of a file that was hashed, if ``item`` lies as the file does; else 1."""
+        orientation = self._orientations.pop(path, UPRIGHT)
+        if orientation != UPRIGHT:
+            image = next((v for v in _values(item) if isinstance(v, Image.Image) or _is_image(v)), None)
+            if image is not None and shown_as_stored(image, path, orientation):
+                self._turned[path] = orientation
+        return self._turned.get(path, UPRIGHT)
 
 
 def pil_to_tensor(image: Image.Image) -> Tensor:
@@ -136,7 +156,7 @@ class HostCollate:
                     f"images of one batch have different sizes {sizes}; add a Resize transform to the base dataset"
                 ) from error
             raise
-        return HostBatch(batch, items.indices, items.hashes, from_pil)
+        return HostBatch(batch, items.indices, items.hashes, from_pil, items.turned)
 
 
 def _values(container: Any) -> list[Any]:
@@ -150,7 +170,8 @@ def _is_image(value: Any) -> bool:
 def find_images(batch: Any) -> Any:
     """Key or position of the images in a collated container.
 
-    The first ``(B, 3, H, W)`` tensor; in a dict, the usual names are looked at first.
+    The first ``(B, 3, H, W)`` tensor that is no mask (three masks per sample, as a ``tv_tensors.Mask``); in a dict, the
+    usual names are looked at first.
 
     Raises:
         UserInputError: If there is none.
@@ -163,7 +184,7 @@ def find_images(batch: Any) -> Any:
     else:
         pairs = []
     for where, value in pairs:
-        if isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] == 3:
+        if isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] == 3 and type(value).__name__ != "Mask":
             return where
     shapes = [tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__ for _, v in pairs]
     raise UserInputError(

@@ -55,8 +55,8 @@ class LatentCache:
         >>> cache = LatentCache.create(folder.name + "/faces.lmdb", header)
         >>> quality = {"mse": 0.01, "psnr": 20.0, "ssim": 0.9}
         >>> cache.put_many([Record("ann.jpg", np.ones((2, 3)), quality, np.eye(2, 3, dtype=np.float32), "0" * 64)])
-        >>> latents, status, _ = cache.get_many(["bob.jpg", "ann.jpg"])
-        >>> latents[:, 0].tolist(), status.tolist()
+        >>> found = cache.get_many(["bob.jpg", "ann.jpg"])
+        >>> found.latents[:, 0].tolist(), found.status.tolist()
         ([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]], [1, 0])
         >>> cache.close(); folder.cleanup()
     """
@@ -160,8 +160,8 @@ class LatentCache:
             keys: B keys; repeats are fine.
 
         Returns:
-            Latents ``(B, L, D)`` as stored (float16 or float32), status ``(B,)`` and source hashes ``(B, 32)``, in the
-            order of ``keys``.
+            Latents ``(B, L, D)`` as stored (float16 or float32), status ``(B,)``, source hashes ``(B, 32)`` and
+            geometry ``(B, 8)``, in the order of ``keys``.
         """
         with lmdb_pool.reading(self.path, _NAMES, _RECORDS, self._map_size) as (handle, transaction):
             layout = _layout(handle, transaction)
@@ -170,8 +170,8 @@ class LatentCache:
                 raw, status = bytearray().join(map(views.__getitem__, keys)), bytearray(len(keys))
             except KeyError:
                 raw, status = _read_checked(layout, transaction, views, keys)
-        latents, hashes = layout.split(raw)
-        return ManyLatents(latents, np.frombuffer(status, np.uint8), hashes)
+        latents, hashes, geometry = layout.split(raw)
+        return ManyLatents(latents, np.frombuffer(status, np.uint8), hashes, geometry)
 
     def put_many(self, records: Iterable[Record]) -> None:
         """Writes records in one transaction: all of them or none are there afterwards, also after a kill or power cut.

@@ -4,7 +4,8 @@ A cache is an LMDB directory with three databases: the header (what made the lat
 (which images gave none, and why). It is a format, not a pickle: a record is a fixed binary layout, little endian, and
 nothing in it is ever executed.
 
-    crc32 (4) | key length (4) | transform (6 float32) | sha256 of the source (32) | quality (n float64) | key | latents
+    crc32 (4) | key length (4) | transform (6 float32) | width and height of the photo (2 float32)
+    | sha256 of the source (32) | quality (n float64) | key | latents
 
 The checksum covers the sample's key and everything after the checksum, so a record under a wrong name is found too.
 ``key`` is empty unless the sample's key does not fit LMDB's limit; such a record is stored under the key's hash.
@@ -25,12 +26,14 @@ from numpy.typing import NDArray
 
 from ganaug.interfaces import CacheError, LatentSpec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: records hold the photo's size
 
 FOUND, MISSING, DAMAGED = 0, 1, 2  # ManyLatents.status
 
 CRC = struct.Struct("<I")
-HASH = slice(32, 64)  # of a record: after crc32, key length and transform
+# Bytes of a record after crc32 and key length.
+GEOMETRY = slice(8, 40)  # transform and photo size, 8 float32
+HASH = slice(40, 72)
 _FAILURE = struct.Struct("<II")  # crc32, key length; then key and reason
 _MAX_KEY_BYTES = 500  # LMDB's limit is 511
 _DTYPES: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
@@ -106,7 +109,7 @@ class CacheHeader:
         if version != FORMAT_VERSION:
             raise CacheError(
                 f"the cache has format version {version!r}, but this ganaug reads version {FORMAT_VERSION}. "
-                "Use the ganaug that wrote it, or rebuild the cache"
+                "Run `ganaug precompute` into a new folder, or use the ganaug that wrote it"
             )
         try:
             return cls(
@@ -134,6 +137,7 @@ class Record:
         quality: One number per name in the header; NaN is allowed.
         transform: ``(2, 3)`` float32, photo pixel coordinates to chip pixel coordinates.
         source_hash: sha256 (64 hex digits) of the source file, to notice that an image was changed.
+        photo_size: ``(width, height)`` of the upright photo in pixels; ``(0, 0)`` if unknown.
     """
 
     key: str
@@ -141,6 +145,7 @@ class Record:
     quality: dict[str, float]
     transform: NDArray[np.float32]
     source_hash: str
+    photo_size: tuple[int, int] = (0, 0)
 
 
 class ManyLatents(NamedTuple):
@@ -152,11 +157,24 @@ class ManyLatents(NamedTuple):
             contiguous: rows lie in one buffer with what else their records hold.
         status: ``(B,)`` uint8: ``FOUND``, ``MISSING`` or ``DAMAGED``.
         source_hashes: ``(B, 32)`` uint8, sha256 of the source files; zero where ``status`` is not ``FOUND``.
+        geometry: ``(B, 8)`` float32: transform, row after row, then width and height of the photo; zero where
+            ``status`` is not ``FOUND``.
     """
 
     latents: NDArray[Any]
     status: NDArray[np.uint8]
     source_hashes: NDArray[np.uint8]
+    geometry: NDArray[np.float32]
+
+    @property
+    def transforms(self) -> NDArray[np.float32]:
+        """``(B, 2, 3)`` float32, photo pixel coordinates to chip pixel coordinates."""
+        return self.geometry[:, :6].reshape(-1, 2, 3)
+
+    @property
+    def photo_sizes(self) -> NDArray[np.float32]:
+        """``(B, 2)`` float32, width and height of the upright photos in pixels; zero where unknown."""
+        return self.geometry[:, 6:]
 
 
 @dataclass(frozen=True)
@@ -187,7 +205,7 @@ class Layout:
     def of(cls, header: CacheHeader) -> "Layout":
         """The layout that a header implies."""
         dtype = _DTYPES[header.dtype]
-        prefix = struct.Struct(f"<II6f32s{len(header.quality_names)}d")
+        prefix = struct.Struct(f"<II8f32s{len(header.quality_names)}d")
         return cls(header, prefix, dtype)
 
     def is_sound(self, key: str, storage: bytes, value: Bytes) -> bool:
@@ -202,21 +220,25 @@ class Layout:
         bits = np.frombuffer(value, kind, offset=len(value) - self.latent_bytes)
         return int((bits & all_but_sign).max(initial=0)) < exponent  # three times faster than np.isfinite
 
-    def split(self, raw: bytearray) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-        """B records without keys inside, one after the other -> latents ``(B, L, D)`` and source hashes ``(B, 32)``.
+    def split(self, raw: bytearray) -> tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float32]]:
+        """B records without keys inside, one after the other -> latents ``(B, L, D)``, source hashes ``(B, 32)`` and
+        geometry ``(B, 8)``.
 
-        Both are views into ``raw``. The prefix's length is a multiple of 8, so the numbers are aligned and the strides
-        multiples of their size, as ``torch.from_numpy`` asks for.
+        They are views into ``raw``. The prefix's length is a multiple of 8, so the numbers are aligned and the strides
+        multiples of their size, as ``torch.from_numpy`` asks for. Only an odd number of float16 latents needs a copy.
         """
         size, start = self.record_bytes // self.dtype.itemsize, self.prefix.size // self.dtype.itemsize
         rows = np.frombuffer(raw, self.dtype).reshape(-1, size)
-        hashes = np.frombuffer(raw, np.uint8).reshape(-1, self.record_bytes)[:, HASH]
-        return rows[:, start:].reshape(len(rows), *self.shape), hashes
+        entries = np.frombuffer(raw, np.uint8).reshape(-1, self.record_bytes)
+        geometry: NDArray[np.float32] = entries[:, GEOMETRY].view("<f4")
+        if self.record_bytes % 4:
+            geometry = geometry.copy()
+        return rows[:, start:].reshape(len(rows), *self.shape), entries[:, HASH], geometry
 
     def decode(self, key: str, value: bytes) -> Record:
         """The record that :meth:`encode` made ``value`` of; ``value`` must be sound."""
-        _, _, *transform, source_hash = self.prefix.unpack_from(value)[:9]
-        quality = self.prefix.unpack_from(value)[9:]
+        _, _, *transform, width, height, source_hash = self.prefix.unpack_from(value)[:11]
+        quality = self.prefix.unpack_from(value)[11:]
         latents = np.frombuffer(value, self.dtype, offset=len(value) - self.latent_bytes)
         return Record(
             key=key,
@@ -224,6 +246,7 @@ class Layout:
             quality=dict(zip(self.header.quality_names, quality, strict=True)),
             transform=np.array(transform, dtype=np.float32).reshape(2, 3),
             source_hash=source_hash.hex(),
+            photo_size=(int(width), int(height)),
         )
 
     def encode(self, record: Record, path: str) -> bytes:
@@ -249,6 +272,10 @@ class Layout:
         transform = np.asarray(record.transform, dtype=np.float32)
         if transform.shape != (2, 3) or not np.isfinite(transform).all():
             raise CacheError(f"{where}: the transform must be a finite (2, 3) matrix, got {record.transform!r}")
+        width, height = record.photo_size
+        # float32, in which they are stored, holds every whole number up to 2**24.
+        if not all(side == int(side) and 0 <= side <= 1 << 24 for side in (width, height)):
+            raise CacheError(f"{where}: photo_size must be two whole numbers from 0 to 2**24, got {record.photo_size}")
         if set(record.quality) != set(header.quality_names):
             raise CacheError(f"{where}: quality has {sorted(record.quality)}, expected {sorted(header.quality_names)}")
         try:
@@ -259,7 +286,8 @@ class Layout:
             raise CacheError(f"{where}: source_hash must be 64 hex digits (sha256), got {record.source_hash!r}")
         inside = key_inside(record.key, storage_key(record.key))
         quality = [float(record.quality[name]) for name in header.quality_names]
-        prefix = self.prefix.pack(0, len(inside), *transform.reshape(-1).tolist(), source_hash, *quality)
+        geometry = (*transform.reshape(-1).tolist(), width, height)
+        prefix = self.prefix.pack(0, len(inside), *geometry, source_hash, *quality)
         rest = prefix[CRC.size :] + inside + latents.astype(self.dtype).tobytes()
         return CRC.pack(checksum(record.key, rest)) + rest
 

@@ -1,4 +1,4 @@
-"""The command line: ``ganaug demo | precompute | inspect | preview | train | train-encoder | fetch | convert``."""
+"""The command line, ``ganaug COMMAND``: the parser. What the commands do is in :mod:`ganaug.commands`."""
 
 import argparse
 import json
@@ -21,6 +21,24 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
     return value
+
+
+def _limit(text: str) -> float | None:
+    return None if text == "off" else float(text)
+
+
+# Flag, default and meaning of the limits of `ganaug curate`; a test holds them equal to CurateLimits.
+CURATE_LIMITS = (
+    ("--min-size", "64", "least shorter side, in pixels"),
+    ("--min-sharpness", "10", "least variance of the Laplacian of the face at 128 px"),
+    ("--min-luma", "30", "least mean luma of the face, 0 to 255"),
+    ("--max-luma", "225", "largest mean luma of the face"),
+    ("--max-clipped", "0.35", "largest share of black and white pixels in the face"),
+    ("--min-chroma", "off", "4 leaves grey photos out"),
+    ("--max-yaw-deg", "off", "largest turn to a side, where five points are known"),
+    ("--max-roll-deg", "off", "largest tilt, where five points are known"),
+    ("--max-duplicate-distance", "6", "bits of 64 in which the hashes of duplicates may differ; off keeps duplicates"),
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -59,7 +77,35 @@ def build_parser() -> argparse.ArgumentParser:
     pre.add_argument("--batch-size", metavar="N", type=_positive, default=32, help="default: %(default)s")
     pre.add_argument("--device", default="cpu", help="default: %(default)s")
     pre.add_argument("--limit", metavar="N", type=_positive, help="only the first N images")
+    pre.add_argument(
+        "--align",
+        choices=("center", "points"),
+        default="center",
+        help="largest centred square, for chips of the generator's kind (default); or by eyes, nose and mouth",
+    )
+    pre.add_argument("--template", metavar="NAME", help="where these lie in the generator's chip (default: it says so)")
+    pre.add_argument("--detector", metavar="NAME", help="who finds them where unknown: mtcnn (default) or none")
+    pre.add_argument("--which-face", metavar="WHICH", help="of several: largest (default), central or all")
+    pre.add_argument(
+        "--chips", metavar="NAME", help="template the photos are aligned to already: auto (default: by size), none, ..."
+    )
     pre.add_argument("--seed", type=int, default=0, help="for inverters that draw; those so far draw nothing")
+
+    layout = "layout of SRC: fairface, celeba, ffhq, csv, lmdb, hf, ... (default: a folder of images)"
+    pre.add_argument("--dataset", metavar="NAME", help=layout)
+    pre.add_argument("--split", metavar="NAME", help="split of --dataset (default: all)")
+    pre.add_argument("--only", metavar="LIST", type=Path, help="only photos that this list of `ganaug curate` keeps")
+
+    curate = command("curate", commands.curate, "Which photos are fit to be used: measured, listed, with a report.")
+    curate.add_argument("source", metavar="SRC", help="folder, package.module:function, or where --dataset lies")
+    curate.add_argument("--dataset", metavar="NAME", help=layout)
+    curate.add_argument("--split", metavar="NAME", help="split of --dataset (default: all)")
+    curate.add_argument("--out", metavar="FILE", type=Path, required=True, help="CSV list, a row per photo")
+    curate.add_argument("--report", metavar="FILE", type=Path, help="JSON: counts per reason and group, percentiles")
+    for flag, default, what in CURATE_LIMITS:
+        described = f"{what} (default: {default}; or off)"
+        curate.add_argument(flag, metavar="X", type=_limit, default=argparse.SUPPRESS, help=described)
+    curate.add_argument("--threads", metavar="N", type=_positive, default=1, help="default: %(default)s")
 
     inspect = command("inspect", commands.inspect, "What a latent cache or a model file holds, and if it is whole.")
     inspect.add_argument(

@@ -6,12 +6,15 @@ The heavy imports happen inside the commands, so that ``--help`` and mistakes an
 import argparse
 import json
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ganaug.errors import CheckpointError, ImageError, UserInputError
 
 if TYPE_CHECKING:
+    from ganaug.faces.align import Alignment
     from ganaug.training.config import TrainConfig
 
 
@@ -37,11 +40,14 @@ def precompute(args: argparse.Namespace) -> dict[str, Any]:
     from ganaug.precompute import MAX_TYPICAL_DISTANCE, make_header, median_distance, precompute
 
     device = resolve_device(args.device)
-    photos = photos_from(args.source)[: args.limit]
     model = open_model(args.generator)
+    alignment = _alignment(args, model.description)
+    photos = photos_from(args.source, args.dataset, args.split, args.only)[: args.limit]
     generator = load_generator(model, device)
     inverter = build_inverter(args.inverter or default_inverter(model), generator, model, device, args.steps)
-    cache = LatentCache.create(args.cache, make_header(generator, args.generator, inverter))
+    alignment = replace(alignment, size=generator.img_resolution)
+    header = make_header(generator, args.generator, inverter, alignment=alignment)
+    cache = LatentCache.create(args.cache, header)
     result = precompute(photos, cache, inverter, device, args.batch_size)
     if not result.images:
         raise ImageError(f"none of the {len(photos)} images of {args.source} could be used; the reasons are above")
@@ -49,14 +55,60 @@ def precompute(args: argparse.Namespace) -> dict[str, Any]:
         distance = median_distance(cache, load_prior(model))
     except CheckpointError:  # a model without a prior: nothing to compare with
         distance = None
+    advice = "use --align points (and another --cache)" if alignment.mode == "center" else "use another generator"
     if distance is not None and distance > MAX_TYPICAL_DISTANCE:
         print(
             f"warning: these photos are not like those {args.generator} was trained on (distance {distance}, typical "
-            f"1.0, limit {MAX_TYPICAL_DISTANCE}), and their variants will not look like faces; crop closely around the "
-            "face, or use another generator, and look at `ganaug preview`",
+            f"1.0, limit {MAX_TYPICAL_DISTANCE}), and their variants will not look like faces; {advice}, and look at "
+            "`ganaug preview`",
             file=sys.stderr,
         )
     return {**result.to_dict(), "distance_median": distance}
+
+
+def _alignment(args: argparse.Namespace, description: Mapping[str, Any]) -> "Alignment":
+    """The alignment that the flags ask for; the size is the generator's, which is not known yet."""
+    from ganaug.faces.align import Alignment
+    from ganaug.faces.detect import DETECTORS
+    from ganaug.faces.templates import TEMPLATES, template_of
+
+    names = ("template", "detector", "which_face", "chips")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.align == "center":
+        if given:
+            flag = "--" + next(iter(given)).replace("_", "-")
+            raise UserInputError(f"{flag} is for --align points; give that too, or leave {flag} out")
+        return Alignment()
+    values = {name: None if value == "none" else value for name, value in given.items()}
+    detector = values.setdefault("detector", "mtcnn")
+    if detector is not None and detector not in DETECTORS:
+        raise UserInputError(f"unknown detector {detector!r}: expected one of {', '.join(DETECTORS)} or none")
+    template = values.setdefault("template", template_of(description))
+    if template is None:
+        raise UserInputError(
+            f"generator {args.generator} does not say how the faces that it was trained on were cut: give --template, "
+            f"one of {', '.join(sorted(TEMPLATES))}, or use --align center"
+        )
+    return Alignment.from_dict({"mode": "points", **values})
+
+
+def curate(args: argparse.Namespace) -> dict[str, Any]:
+    """A list of the photos that are fit to be used."""
+    from dataclasses import fields
+
+    from ganaug.curate import CurateLimits, curate, report, write_list, write_report
+    from ganaug.faces.photos import photos_from
+
+    for path in (args.out, args.report):  # before the work
+        if path is not None and not (path.parent.is_dir() and not path.is_dir()):
+            raise UserInputError(f"{str(path)!r}: cannot be written, it is a folder or in a missing one")
+    given = {limit.name: getattr(args, limit.name) for limit in fields(CurateLimits) if hasattr(args, limit.name)}
+    limits = CurateLimits(**given)
+    found = curate(photos_from(args.source, args.dataset, args.split), limits, args.threads)
+    write_list(found, args.out)
+    figures = report(found) if args.report is None else write_report(found, args.report)
+    shown = ("photos", "kept", "reasons", "duplicates_that_differ_in", "seconds", "images_per_second")
+    return {**{name: figures[name] for name in shown}, "out": str(args.out)}
 
 
 def inspect(args: argparse.Namespace) -> dict[str, Any]:
@@ -117,13 +169,15 @@ def _one_line(row: dict[str, Any]) -> str:
 def preview(args: argparse.Namespace) -> dict[str, Any]:
     """A contact sheet."""
     from ganaug.dataset import GANAugmentedDataset
+    from ganaug.faces.paste import Paste
     from ganaug.interfaces import resolve_device
     from ganaug.preview import InversionDataset, PhotoDataset, preview_sheet
 
     device = resolve_device(args.device)
     base = PhotoDataset(args.images, args.cache) if args.images else InversionDataset(args.cache)
     edits = args.edits.split(",") if args.edits else None
-    train = GANAugmentedDataset(base, args.cache, ratio=1.0, edits=edits, seed=args.seed)
+    paste: Paste = "paste" if args.images else "aligned"
+    train = GANAugmentedDataset(base, args.cache, ratio=1.0, edits=edits, seed=args.seed, paste=paste)
     sheet = preview_sheet(train, args.out, args.num_faces, device)
     return {
         "out": str(args.out),

@@ -16,11 +16,19 @@ from torch.utils.data import Dataset
 from ganaug import rng
 from ganaug.batches import HASH_BYTES, FileHasher, IndexedItems
 from ganaug.cache import DAMAGED, FOUND, LatentCache, ManyLatents
+from ganaug.checkpoints import open_model
 from ganaug.classical import ClassicalAugmentation
+from ganaug.degrade import Degradation, DegradationConfig, variant_pixels
 from ganaug.edits import ATTRIBUTES, build_edits, default_edits
+from ganaug.faces.geometry import FITS, Fit
+from ganaug.faces.masks import Background, make_background
+from ganaug.faces.normalization import Normalize, resolve_normalization
+from ganaug.faces.paste import PASTES, Paste
 from ganaug.faces.sources import Item, list_items, list_labels
+from ganaug.faces.templates import TEMPLATES, template_of
+from ganaug.faces.transforms import warn_of_random_steps
 from ganaug.generators import load_generator
-from ganaug.interfaces import CacheError, Edit, Generator, UserInputError
+from ganaug.interfaces import CacheError, CheckpointError, Edit, Generator, UserInputError
 from ganaug.policy import AugmentationPolicy, PartnerPool, Ratio
 from ganaug.provenance import BatchRecipe, Source
 
@@ -28,6 +36,8 @@ if TYPE_CHECKING:  # the layers above; imported late so that the wrapper stays b
     from ganaug.loader import AugmentedLoader, AugmentingCollate
 
 Classical = Literal["default"] | nn.Module | None
+
+_TYPICAL_RECORDS = 256  # enough for a median, few enough to be read at once
 
 
 class GANAugmentedDataset(Dataset[Any]):
@@ -37,7 +47,8 @@ class GANAugmentedDataset(Dataset[Any]):
     are made batch by batch by :meth:`loader` (any number of workers) or :meth:`collate` (``num_workers=0``).
 
     Args:
-        dataset: Map-style dataset with tuple or dict items holding one RGB image each (PIL, uint8 or float in [0, 1]).
+        dataset: Map-style dataset with tuple or dict items holding one RGB image each (PIL, uint8, float in
+            [0, 1], or normalised: see ``normalize``). Its transform must not be random; a warning says so if it is.
             ``Subset`` and ``ConcatDataset`` are looked through.
         cache: Latent cache made by ``ganaug precompute``, or its path.
         ratio: Expected share of generated samples in [0, 1], or a function of the epoch that returns it.
@@ -52,6 +63,22 @@ class GANAugmentedDataset(Dataset[Any]):
             index.
         generator: Generator to use instead of the one named in the cache; its fingerprint must match.
         policy: Replaces ``ratio``, ``edits``, ``preserve`` and ``seed``.
+        normalize: How the items are normalised; batches come back the same way. ``"auto"`` finds ``Normalize`` in the
+            dataset's ``transform``; ``(mean, std)`` says it where it cannot be seen (in a function of yours); None for
+            items in [0, 1].
+        degradation: ``"match"`` gives real and generated samples the same loss of detail, that of the generator, and
+            the same JPEG compression, so that neither marks the variants; also where ``ratio`` is 0. A
+            :class:`DegradationConfig` says how much of each. None for neither.
+        paste: How variants come back. ``"paste"``: in the framing of your own items; what the edit changed is blended
+            in, and all other pixels keep their very bits. ``"aligned"``: in the framing of the generator, for items
+            that are cut like its chips or networks that do not mind. ``"whole"``: all that the generator drew, laid
+            over the item with a hard edge. The first draws twice as many faces as the others.
+        background: What becomes of the background of generated samples, of real ones nothing: ``"keep"``, ``"blur"``,
+            ``"remove"`` (grey), a colour ``(3,)`` or picture ``(3, h, w)`` to put there, or a :class:`Background` with
+            a parsing network of yours.
+        fit: How the dataset makes items of photos: ``"square"``, their centred squares, as Resize and CenterCrop do;
+            ``"stretch"``, all of them, as ``Resize((h, w))`` does; ``"auto"``, the second where the aspect ratios are
+            equal, else the first.
 
     Raises:
         UserInputError: For arguments out of range, and for edits that touch what ``preserve`` protects.
@@ -78,6 +105,12 @@ class GANAugmentedDataset(Dataset[Any]):
         key: Callable[[int], str] | None = None,
         generator: Generator | None = None,
         policy: AugmentationPolicy | None = None,
+        *,
+        normalize: Normalize = "auto",
+        degradation: Literal["match"] | DegradationConfig | None = None,
+        paste: Paste = "paste",
+        background: str | torch.Tensor | Background = "keep",
+        fit: Fit = "auto",
     ) -> None:
         self.dataset = dataset
         self.cache = cache if isinstance(cache, LatentCache) else LatentCache(cache)
@@ -89,6 +122,18 @@ class GANAugmentedDataset(Dataset[Any]):
         self.classical: nn.Module | None = ClassicalAugmentation() if classical == "default" else classical
         if self.classical is not None and not isinstance(self.classical, nn.Module):
             raise UserInputError(f"classical must be 'default', None or a torch module, got {classical!r}")
+        if paste not in PASTES:
+            raise UserInputError(f"unknown paste {paste!r}: expected one of {', '.join(PASTES)}")
+        if fit not in FITS:
+            raise UserInputError(f"unknown fit {fit!r}: expected one of {', '.join(FITS)}")
+        self.paste, self.fit = paste, fit
+        self.background = make_background(background)
+        self.chip_points = self._find_chip_points()
+        self.normalization = resolve_normalization(normalize, dataset)
+        self.degradation = None if degradation is None else Degradation(degradation, self.generator.img_resolution)
+        self._variant_pixels = np.full(len(self.items), np.nan)  # of indices met so far
+        if self.policy.may_generate:
+            warn_of_random_steps(dataset)
         self.epoch = 0
         self.counts: Counter[str] = Counter()
         self._hasher = FileHasher()
@@ -98,6 +143,25 @@ class GANAugmentedDataset(Dataset[Any]):
                 f"preserve has 'label', but {type(dataset).__name__} keeps no labels (.targets, .labels or .y); "
                 "set such an attribute, or preserve named attributes instead"
             )
+
+    def _find_chip_points(self) -> torch.Tensor | None:
+        """``(5, 2)`` points of the face in [0, 1] of the chip, where the background cannot be found without them."""
+        if self.background is None or self.background.parser is not None:
+            return None
+        if "background" in self.generator.latent_spec.parts:
+            return None
+        template = self.header.alignment.get("template")
+        if template is None:
+            try:
+                template = template_of(open_model(self.header.generator).description)
+            except CheckpointError:  # the generator was given as an object, and its file is gone
+                template = None
+        if template is None:
+            raise UserInputError(
+                f"background: generator {self.header.generator} does not say where faces lie in its chips, and has no "
+                "parts; give Background(fill, parser=...), or make the cache with --align points --template NAME"
+            )
+        return torch.from_numpy(TEMPLATES[template]).float()
 
     def _build_policy(
         self, ratio: Ratio, edits: Sequence[str | Edit] | None, preserve: Sequence[str], seed: int
@@ -178,7 +242,36 @@ class GANAugmentedDataset(Dataset[Any]):
         keys = [self.items[i].key for i in at]
         pool = self.pool if self.policy.ratio_at(epoch) > 0.0 else None
         classical = self.classical if isinstance(self.classical, ClassicalAugmentation) else None
-        return self.policy.draw(at, keys, self.key_hashes[at], epoch, pool, classical)
+        pixels = None if self.degradation is None else self.variant_pixels_of(at)
+        return self.policy.draw(at, keys, self.key_hashes[at], epoch, pool, classical, self.degradation, pixels)
+
+    def variant_pixels_of(self, indices: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        """How finely the generator draws each sample, see :func:`ganaug.degrade.variant_pixels`.
+
+        The cache is read once for each sample, real or not: a real photo loses what its own variant would.
+
+        Args:
+            indices: ``(B,)`` dataset indices.
+
+        Returns:
+            ``(B,)``; the median of the others for samples without latents. None where each variant fills its item:
+            chips cut from the centre, or items in the generator's framing.
+        """
+        if self.header.alignment["mode"] == "center" or self.paste == "aligned":
+            return None
+        new = np.unique(indices[np.isnan(self._variant_pixels[indices])])
+        if len(new):
+            found = self.cache.get_many([self.items[i].key for i in new])
+            self._variant_pixels[new] = variant_pixels(found.transforms, found.photo_sizes, self._typical_pixels)
+        return self._variant_pixels[indices]
+
+    @cached_property
+    def _typical_pixels(self) -> float:
+        """Median over the first records of the cache."""
+        found = self.cache.get_many(sorted(self.cache.keys())[:_TYPICAL_RECORDS])
+        pixels = variant_pixels(found.transforms, found.photo_sizes, unknown=np.nan)
+        known = pixels[np.isfinite(pixels)]
+        return float(np.median(known)) if len(known) else float(self.generator.img_resolution)
 
     def latents_for(self, recipe: BatchRecipe, hashes: NDArray[np.uint8] | None = None) -> dict[str, torch.Tensor]:
         """Latents that a batch needs, in one transaction; samples whose record cannot be used become real.
@@ -188,8 +281,8 @@ class GANAugmentedDataset(Dataset[Any]):
             hashes: ``(B, 32)`` sha256 of the samples' files now, if known.
 
         Returns:
-            ``"self"`` and the name of each edit with a partner -> ``(K, L, D)`` for the K generated samples; empty for
-            none.
+            ``"self"`` and the name of each edit with a partner -> ``(K, L, D)`` for the K generated samples, and
+            ``"geometry"`` -> ``(K, 8)`` float32, their matrices from photo to chip and sizes of photos; empty for none.
         """
         wanted = np.flatnonzero(recipe.is_generated)
         if not len(wanted):
@@ -200,7 +293,8 @@ class GANAugmentedDataset(Dataset[Any]):
         blocks = {name: slice(n * len(wanted), (n + 1) * len(wanted)) for n, name in enumerate(groups)}
         self._refuse_unusable(recipe, wanted, found, blocks, hashes)
         usable = recipe.is_generated[wanted]
-        return {name: torch.from_numpy(found.latents[block][usable]) for name, block in blocks.items()}
+        latents = {name: torch.from_numpy(found.latents[block][usable]) for name, block in blocks.items()}
+        return latents | {"geometry": torch.from_numpy(found.geometry[: len(wanted)][usable])}
 
     def _refuse_unusable(
         self,
@@ -293,10 +387,11 @@ def fetch(
         items = IndexedItems([dataset[i] for i in indices])
     items.indices = list(indices)
     if paths is not None:
-        hashes = np.zeros((len(indices), HASH_BYTES), np.uint8)
+        hashes, turned = np.zeros((len(indices), HASH_BYTES), np.uint8), np.ones(len(indices), np.uint8)
         for row, index in enumerate(indices):
             path = paths[index]
             if path is not None:
                 hashes[row] = np.frombuffer(hasher(path), np.uint8)
-        items.hashes = hashes
+                turned[row] = hasher.turned(path, items[row])
+        items.hashes, items.turned = hashes, turned if turned.max(initial=1) > 1 else None
     return items

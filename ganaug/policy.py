@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ganaug import rng
 from ganaug.classical import ClassicalAugmentation
+from ganaug.degrade import Degradation
 from ganaug.interfaces import NUM_EDIT_UNIFORMS, Edit, UserInputError
 from ganaug.provenance import BatchRecipe, Source
 
@@ -172,6 +173,8 @@ class AugmentationPolicy:
         epoch: int,
         pool: PartnerPool | None,
         classical: ClassicalAugmentation | None,
+        degradation: Degradation | None = None,
+        variant_pixels: NDArray[np.float64] | None = None,
     ) -> BatchRecipe:
         """The recipes of a batch.
 
@@ -182,6 +185,9 @@ class AugmentationPolicy:
             epoch: Epoch number.
             pool: Partner faces; None only when nothing can be generated.
             classical: Classical augmentation, or None.
+            degradation: Degradation of real and generated samples, or None.
+            variant_pixels: ``(B,)`` for it, see :meth:`ganaug.degrade.Degradation.make_params`; None where all variants
+                are as wide as the shorter side of their items.
         """
         seed, ratio = self.seed, self.ratio_at(epoch)
         source = np.full(len(keys), Source.REAL, np.uint8)
@@ -197,7 +203,11 @@ class AugmentationPolicy:
         if classical is not None:
             uniform = rng.uniforms(seed, epoch, hashes, "classical", classical.num_uniforms)
             drawn = classical.make_params(torch.from_numpy(uniform))
-        return BatchRecipe(list(keys), epoch, seed, source, active, self._names, params, partners, drawn)
+        degraded = {}
+        if degradation is not None:
+            numbers = rng.uniforms(seed, epoch, hashes, "degradation", degradation.num_uniforms)
+            degraded = degradation.make_params(numbers, variant_pixels)
+        return BatchRecipe(list(keys), epoch, seed, source, active, self._names, params, partners, drawn, degraded)
 
     def draw_edit(
         self,

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ganaug.cache import CacheHeader, LatentCache, Record
-from ganaug.faces.align import Alignment, align, to_model_range
+from ganaug.faces.align import Alignment, to_model_range, transform_of
+from ganaug.faces.chips import Chip, ChipCutter, face_key
+from ganaug.faces.detect import FaceDetector
 from ganaug.faces.photos import Photo
 from ganaug.generators import LatentPrior
 from ganaug.interfaces import CacheError, Generator, ImageError, Inverter, UserInputError
@@ -32,8 +34,8 @@ class PrecomputeResult:
 
     Attributes:
         images: Images of the source that have latents now.
-        failed: Images that could not be read or inverted.
-        inverted: Images inverted by this run; the others were there already.
+        failed: Images that could not be read or inverted, or show no face where one is looked for.
+        inverted: Faces inverted by this run; the others were there already.
         seconds: Duration of this run.
         psnr_median: Median PSNR of the reconstructions in dB; None without any.
     """
@@ -49,14 +51,36 @@ class PrecomputeResult:
         return asdict(self)
 
 
-def make_header(generator: Generator, model: str | Path, inverter: Inverter, dtype: str = "float16") -> CacheHeader:
-    """Header of a cache for this generator and inverter."""
+def make_header(
+    generator: Generator,
+    model: str | Path,
+    inverter: Inverter,
+    dtype: str = "float16",
+    alignment: Alignment | None = None,
+) -> CacheHeader:
+    """Header of a cache for this generator and inverter.
+
+    Args:
+        generator: The generator.
+        model: Name or file that it was loaded from.
+        inverter: The inverter.
+        dtype: Of the stored latents.
+        alignment: How faces are cut; the largest centred square by default.
+
+    Raises:
+        UserInputError: If the alignment's chips are not of the generator's size.
+    """
     path = Path(model)
+    alignment = alignment or Alignment(size=generator.img_resolution)
+    if alignment.size != generator.img_resolution:
+        raise UserInputError(
+            f"the alignment cuts chips of {alignment.size} px, but the generator makes {generator.img_resolution} px"
+        )
     return CacheHeader(
         generator=str(path.resolve()) if path.is_file() else str(model),
         fingerprint=generator.fingerprint,
         latent_spec=generator.latent_spec,
-        alignment=Alignment(size=generator.img_resolution).to_dict(),
+        alignment=alignment.to_dict(),
         inverter=inverter.settings,
         quality_names=QUALITY_NAMES,
         dtype=dtype,
@@ -71,11 +95,13 @@ def precompute(
     device: torch.device,
     batch_size: int = 32,
     progress: bool = True,
+    detector: FaceDetector | None = None,
 ) -> PrecomputeResult:
     """Inverts what is not in the cache yet.
 
-    An image that cannot be read or inverted is recorded with the reason and left out; the others go on. A record whose
-    image has changed, or that fails its checksum, is made again.
+    An image that cannot be read or inverted, or without a face where the cache's alignment looks for one, is recorded
+    with the reason and left out; the others go on. A record whose image has changed, or that fails its checksum, is
+    made again. Where all faces of a photo are wanted, the second and further ones have the keys ``key#1``, ``key#2``.
 
     Args:
         photos: What to invert, in a fixed order.
@@ -84,22 +110,48 @@ def precompute(
         device: Where to invert.
         batch_size: Images at a time. Part of the exact result: a convolution of another batch size rounds differently.
         progress: Show a progress bar.
+        detector: Finds faces, instead of the one that the cache's alignment names.
+
+    Raises:
+        UserInputError: If the named detector is unknown, or is needed and not installed; or a photo has the key of
+            another one's further face.
     """
     if batch_size < 1:
         raise UserInputError(f"batch_size must be at least 1, got {batch_size}")
     started = time.monotonic()
-    alignment = Alignment.from_dict(dict(cache.header.alignment))
+    _refuse_clashing_keys(photos, cache)
+    cutter = ChipCutter(Alignment.from_dict(dict(cache.header.alignment)), detector, device)
     inverted, failed = 0, 0
     with tqdm(total=len(photos), unit="img", desc="inverting", disable=None if progress else True) as bar:
         for first in range(0, len(photos), batch_size):
             batch = photos[first : first + batch_size]
-            done, lost = _precompute_batch(batch, cache, inverter, alignment, device)
+            done, lost = _precompute_batch(batch, cache, inverter, cutter, device, batch_size)
             inverted, failed = inverted + done, failed + lost
             bar.update(len(batch))
+    for name, count in (cutter.finder.recognised if cutter.finder is not None else {}).items():
+        # It may be a coincidence, and then the chips show anything.
+        tqdm.write(
+            f"note: {count} image(s) have the size of {name} chips and were taken for such; if they are not, use "
+            "`--chips none`, and the detector is asked",
+            file=sys.stderr,
+        )
     psnr = [record.quality["psnr"] for photo in photos if (record := _stored(cache, photo.key)) is not None]
     seconds = round(time.monotonic() - started, 3)
     median = round(statistics.median(psnr), 3) if psnr else None
     return PrecomputeResult(len(psnr), failed, inverted, seconds, median)
+
+
+def _refuse_clashing_keys(photos: Sequence[Photo], cache: LatentCache) -> None:
+    """A photo named like another one's second face would be overwritten by it."""
+    if cache.header.alignment.get("which_face") != "all":
+        return
+    keys = {photo.key for photo in photos}
+    for key in keys:
+        first, _, number = key.rpartition("#")
+        if number.isdigit() and first in keys:
+            raise UserInputError(
+                f"the photo {key!r} has the key of a further face of {first!r}: rename it, or take one face a photo"
+            )
 
 
 def quality_summary(cache: LatentCache) -> dict[str, dict[str, float]]:
@@ -131,42 +183,28 @@ def median_distance(cache: LatentCache, prior: LatentPrior) -> float | None:
 
 
 def _precompute_batch(
-    batch: Sequence[Photo], cache: LatentCache, inverter: Inverter, alignment: Alignment, device: torch.device
+    batch: Sequence[Photo],
+    cache: LatentCache,
+    inverter: Inverter,
+    cutter: ChipCutter,
+    device: torch.device,
+    batch_size: int,
 ) -> tuple[int, int]:
     """Inverts one batch; returns how many records were written and how many images failed."""
-    stored = _stored_hashes(cache, [photo.key for photo in batch])
-    readable: list[tuple[str, NDArray[np.uint8], NDArray[np.float32], str]] = []
-    failures: dict[str, str] = {}
-    for photo in batch:
-        try:
-            image, source_hash = photo.read()
-        except ImageError as error:
-            failures[photo.key] = str(error)
-            continue
-        chip, transform = align(image, alignment)
-        readable.append((photo.key, chip, transform, source_hash))
-    needed = [i for i, (key, _, _, source_hash) in enumerate(readable) if stored.get(key) != source_hash]
+    if all(_is_done(photo, cache, cutter.alignment) for photo in batch):
+        return 0, 0
+    chips, failures = cutter.cut(batch)
+    stored = {chip.key: _stored(cache, chip.key) for chip in chips}
     records: list[Record] = []
-    if needed:
-        chips = np.stack([chip for _, chip, _, _ in readable])
-        images = to_model_range(torch.from_numpy(chips).permute(0, 3, 1, 2)).to(device)
-        inversion = inverter.invert(images)
-        codes = inversion.w_plus
-        if inversion.anchor is not None:
-            codes = torch.stack([codes, inversion.anchor], dim=1)
-        latents = codes.float().cpu().numpy()
-        quality = {name: values.float().cpu().tolist() for name, values in inversion.quality.items()}
-        with np.errstate(over="ignore"):
-            storable = np.isfinite(latents.astype(cache.header.dtype)).reshape(len(latents), -1).all(axis=1)
-        for i in needed:
-            key, _, transform, source_hash = readable[i]
-            if not storable[i]:
-                failures[key] = f"{key}: inversion gave numbers that are not finite, or too large for the cache"
-                continue
-            row = {name: values[i] for name, values in quality.items()}
-            records.append(Record(key, latents[i], row, transform, source_hash))
+    for first in range(0, len(chips), batch_size):  # more than one part where photos have several faces
+        part = chips[first : first + batch_size]
+        needed = [i for i, chip in enumerate(part) if not _is_of(stored[chip.key], chip.source_hash, chip.transform)]
+        if needed:
+            records += _invert(part, needed, cache, inverter, device, failures)
     if records:
         cache.put_many(records)
+    if cutter.alignment.which_face == "all":
+        _forget_lost_faces(batch, chips, cache)
     if failures:
         cache.put_failures(failures)
         for reason in failures.values():
@@ -174,10 +212,80 @@ def _precompute_batch(
     return len(records), len(failures)
 
 
-def _stored_hashes(cache: LatentCache, keys: list[str]) -> dict[str, str]:
-    """Source hash of each record that is there and whole."""
-    records = ((key, _stored(cache, key)) for key in keys)
-    return {key: record.source_hash for key, record in records if record is not None}
+def _is_done(photo: Photo, cache: LatentCache, alignment: Alignment) -> bool:
+    """Whether the cache has whole records of the photo as it is now."""
+    keys = [photo.key]
+    if alignment.which_face == "all":
+        keys += _further_keys(photo.key, cache)
+    records = [_stored(cache, key) for key in keys]
+    if any(record is None for record in records):
+        return False
+    try:
+        image, source_hash = photo.read()
+        known = photo.points if alignment.mode == "points" else None
+        transform = None if known is None else transform_of(known, image.size, alignment)
+    except ImageError:
+        return False
+    return all(_is_of(record, source_hash, transform) for record in records)
+
+
+# A chip that lies elsewhere by more than this many of its pixels is another one; a detector's points may differ by
+# rounding.
+_SAME_PLACE = 0.1
+
+
+def _is_of(record: Record | None, source_hash: str, transform: NDArray[np.float32] | None) -> bool:
+    """Whether a record is of a photo with this hash, and of this chip; ``transform`` None if that is not known."""
+    if record is None or record.source_hash != source_hash:
+        return False
+    if transform is None:
+        return True
+    corners = np.array([[0, 0, 1], [record.photo_size[0], record.photo_size[1], 1]], dtype=np.float64)
+    return bool(np.abs(corners @ (record.transform - transform.astype(np.float64)).T).max() <= _SAME_PLACE)
+
+
+def _further_keys(key: str, cache: LatentCache) -> list[str]:
+    """Keys of the second and further faces of a photo that the cache has records of."""
+    found: list[str] = []
+    while (further := face_key(key, len(found) + 1)) in cache:
+        found.append(further)
+    return found
+
+
+def _forget_lost_faces(batch: Sequence[Photo], chips: Sequence[Chip], cache: LatentCache) -> None:
+    """Removes the further faces of photos that were changed and have fewer now."""
+    seen = {chip.key for chip in chips}
+    further = [key for photo in batch if photo.key in seen for key in _further_keys(photo.key, cache)]
+    cache.forget([key for key in further if key not in seen])
+
+
+def _invert(
+    chips: Sequence[Chip],
+    needed: Sequence[int],
+    cache: LatentCache,
+    inverter: Inverter,
+    device: torch.device,
+    failures: dict[str, str],
+) -> list[Record]:
+    """Inverts chips together; records of those that are needed, or the reason in ``failures``."""
+    pixels = np.stack([chip.pixels for chip in chips])
+    inversion = inverter.invert(to_model_range(torch.from_numpy(pixels).permute(0, 3, 1, 2)).to(device))
+    codes = inversion.w_plus
+    if inversion.anchor is not None:
+        codes = torch.stack([codes, inversion.anchor], dim=1)
+    latents = codes.float().cpu().numpy()
+    quality = {name: values.float().cpu().tolist() for name, values in inversion.quality.items()}
+    with np.errstate(over="ignore"):
+        storable = np.isfinite(latents.astype(cache.header.dtype)).reshape(len(latents), -1).all(axis=1)
+    records = []
+    for i in needed:
+        chip = chips[i]
+        if not storable[i]:
+            failures[chip.key] = f"{chip.key}: inversion gave numbers that are not finite, or too large for the cache"
+            continue
+        row = {name: values[i] for name, values in quality.items()}
+        records.append(Record(chip.key, latents[i], row, chip.transform, chip.source_hash, chip.photo_size))
+    return records
 
 
 def _stored(cache: LatentCache, key: str) -> Record | None:

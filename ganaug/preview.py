@@ -25,6 +25,8 @@ from ganaug.stage import DeviceStage
 # PNG text chunk that marks a picture with generated faces in it.
 SYNTHETIC_TAG = "ganaug:synthetic"
 
+MIN_PHOTO_SIZE = 128  # pixels
+
 
 @torch.no_grad()
 def preview_sheet(
@@ -32,8 +34,8 @@ def preview_sheet(
 ) -> Image.Image:
     """Draws and saves a contact sheet of the first samples that have latents.
 
-    Rows: photo, inversion, one row per edit of the policy, and two rows as served to a training loop: real and
-    generated at the policy's ratio, drawn edits, classical augmentation.
+    Rows: photo, inversion as the generator draws it, one row per edit of the policy as it comes into the photo, and two
+    rows as served to a training loop: real and generated at the policy's ratio, drawn edits, classical augmentation.
 
     Args:
         train: Wrapped dataset.
@@ -54,9 +56,11 @@ def preview_sheet(
     host = HostCollate()(fetch(train.dataset, members.tolist(), None, FileHasher()))
     photos: Tensor = host.batch[find_images(host.batch)]
     photos = photos.float() / 255.0 if photos.dtype == torch.uint8 else photos.float()
+    if train.normalization is not None:
+        photos = train.normalization.to_unit(photos).clamp(0.0, 1.0)
     keys = [train.items[i].key for i in members]
-    rows = [("photo", photos), ("inversion", _variants(stage, _only(None, train, members, keys)))]
-    rows += [(edit.name, _variants(stage, _only(edit, train, members, keys))) for edit in train.policy.edits]
+    rows = [("photo", photos), ("inversion", _inversions(stage, _only(train, members, keys)))]
+    rows += [(edit.name, _variants(stage, photos, _only(train, members, keys, edit))) for edit in train.policy.edits]
     rows += [(f"as served,\nepoch {epoch}", _served(stage, photos, train, members, epoch)) for epoch in range(2)]
     sheet = contact_sheet([(caption, images.cpu()) for caption, images in rows])
     info = PngInfo()
@@ -66,7 +70,9 @@ def preview_sheet(
     return sheet
 
 
-def _only(edit: Edit | None, train: GANAugmentedDataset, members: NDArray[np.int64], keys: list[str]) -> BatchRecipe:
+def _only(
+    train: GANAugmentedDataset, members: NDArray[np.int64], keys: list[str], edit: Edit | None = None
+) -> BatchRecipe:
     """Recipes in which every sample receives just this edit, with the parameters of epoch 0."""
     source = np.full(len(keys), Source.GENERATED, np.uint8)
     active = np.ones((len(keys), 0 if edit is None else 1), bool)
@@ -79,10 +85,18 @@ def _only(edit: Edit | None, train: GANAugmentedDataset, members: NDArray[np.int
     return recipe
 
 
-def _variants(stage: DeviceStage, recipe: BatchRecipe) -> Tensor:
-    """The generator's faces for a recipe, ``(B, 3, R, R)`` in [0, 1]."""
+def _inversions(stage: DeviceStage, recipe: BatchRecipe) -> Tensor:
+    """The generator's faces before any edit, ``(B, 3, R, R)`` in [0, 1]."""
     latents = stage.train.latents_for(recipe)
     return stage.augmenter.render(stage.augmenter.edit(recipe, np.flatnonzero(recipe.is_generated), latents))
+
+
+def _variants(stage: DeviceStage, photos: Tensor, recipe: BatchRecipe) -> Tensor:
+    """Photos ``(B, 3, H, W)`` in [0, 1] with the edit of a recipe, without classical augmentation."""
+    latents = stage.train.latents_for(recipe)
+    rows = np.flatnonzero(recipe.is_generated)
+    items = photos[torch.from_numpy(rows)].to(stage.device)
+    return stage.augmenter.generate(items, recipe, rows, latents)
 
 
 def _served(
@@ -94,11 +108,15 @@ def _served(
 
 
 class PhotoDataset(Dataset[tuple[Tensor, int]]):
-    """Photos of a folder that have records in a cache, as ``(3, R, R)`` uint8 chips of the generator's size."""
+    """Photos of a folder that have records in a cache: their largest centred squares, ``(3, S, S)`` uint8.
+
+    S is the generator's resolution, or 128 where that is less, so that what is kept of the photo can be seen.
+    """
 
     def __init__(self, root: str | Path, cache: str | Path) -> None:
         opened = LatentCache(cache)
-        self.alignment = Alignment.from_dict(dict(opened.header.alignment))
+        size = Alignment.from_dict(dict(opened.header.alignment)).size
+        self.crop = Alignment(size=max(size, MIN_PHOTO_SIZE))
         known = set(opened.keys())
         self.root = str(root)
         self.samples = [(str(Path(root) / name), 0) for name in find_image_files(root) if name in known]
@@ -109,12 +127,15 @@ class PhotoDataset(Dataset[tuple[Tensor, int]]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        chip, _ = align(read_image(self.samples[index][0])[0], self.alignment)
-        return torch.from_numpy(chip.copy()).permute(2, 0, 1), 0
+        square, _ = align(read_image(self.samples[index][0])[0], self.crop)
+        return torch.from_numpy(square.copy()).permute(2, 0, 1), 0
 
 
 class InversionDataset(Dataset[tuple[Tensor, int]]):
-    """The faces of a cache, drawn by its generator: for a look without the photos."""
+    """The faces of a cache, drawn by its generator: for a look without the photos.
+
+    These items are the generator's own chips: wrap them with ``paste="aligned"``.
+    """
 
     def __init__(self, cache: str | Path) -> None:
         self.cache = LatentCache(cache)

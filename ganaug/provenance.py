@@ -1,7 +1,7 @@
 """What a sample received: everything needed to make its pixels again, or to explain them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import Any
 
@@ -47,6 +47,7 @@ class Recipe:
         source: Where its pixels came from.
         edits: Edits applied, in order; empty for real images.
         classical: Parameters of the classical augmentation; empty if there was none.
+        degradation: Parameters of the degradation; empty if there was none.
     """
 
     key: str
@@ -55,6 +56,7 @@ class Recipe:
     source: Source
     edits: tuple[AppliedEdit, ...] = ()
     classical: Mapping[str, float | int | bool] | None = None
+    degradation: Mapping[str, float | int] = field(default_factory=dict)
 
     @property
     def is_generated(self) -> bool:
@@ -63,14 +65,20 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers only, for JSON; floats survive exactly."""
-        return {**asdict(self), "source": self.source.name.lower(), "classical": dict(self.classical or {})}
+        return {
+            **asdict(self),
+            "source": self.source.name.lower(),
+            "classical": dict(self.classical or {}),
+            "degradation": dict(self.degradation),
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
         """Inverse of :meth:`to_dict`."""
         edits = tuple(AppliedEdit(**edit) for edit in values["edits"])
         rest = {name: values[name] for name in ("key", "epoch", "seed", "classical")}
-        return cls(source=Source[str(values["source"]).upper()], edits=edits, **rest)
+        degradation = values.get("degradation", {})  # recipes of ganaug 0.1 have none
+        return cls(source=Source[str(values["source"]).upper()], edits=edits, degradation=degradation, **rest)
 
 
 @dataclass
@@ -87,6 +95,7 @@ class BatchRecipe:
         edit_params: Name of the edit -> parameter -> ``(B,)`` tensor.
         partners: Name of the edit -> ``B`` partner keys.
         classical: Parameter -> tensor with leading size B; empty for no classical augmentation.
+        degradation: Parameter -> ``(B,)`` tensor; empty for no degradation.
     """
 
     keys: list[str]
@@ -98,6 +107,7 @@ class BatchRecipe:
     edit_params: dict[str, dict[str, Tensor]]
     partners: dict[str, list[str]]
     classical: dict[str, Tensor]
+    degradation: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -118,7 +128,8 @@ class BatchRecipe:
                     partner = self.partners[name][i] if name in self.partners else None
                     edits.append(AppliedEdit(name, params, partner))
         classical = {name: values[i].item() for name, values in self.classical.items()}
-        return Recipe(self.keys[i], self.epoch, self.seed, source, tuple(edits), classical)
+        degradation = {name: values[i].item() for name, values in self.degradation.items()}
+        return Recipe(self.keys[i], self.epoch, self.seed, source, tuple(edits), classical, degradation)
 
     def rows(self) -> list[Recipe]:
         """All recipes."""
@@ -130,6 +141,7 @@ class BatchRecipe:
         rows: Sequence[Recipe],
         edit_names: Sequence[str],
         classical_dtypes: Mapping[str, torch.dtype],
+        degradation_dtypes: Mapping[str, torch.dtype] | None = None,
     ) -> "BatchRecipe":
         """The batch that ``rows`` came from, or any other batch of them.
 
@@ -137,6 +149,7 @@ class BatchRecipe:
             rows: Recipes of one epoch and seed.
             edit_names: Edits in order of application.
             classical_dtypes: dtype of each classical parameter, so that the round trip through JSON is exact.
+            degradation_dtypes: Of each parameter of the degradation, likewise; None for no degradation.
 
         Raises:
             ValueError: For an edit that is not in ``edit_names``.
@@ -162,6 +175,10 @@ class BatchRecipe:
             name: torch.tensor([(row.classical or {})[name] for row in rows], dtype=dtype)
             for name, dtype in classical_dtypes.items()
         }
+        degradation = {
+            name: torch.tensor([row.degradation[name] for row in rows], dtype=dtype)
+            for name, dtype in (degradation_dtypes or {}).items()
+        }
         source = np.array([row.source for row in rows], np.uint8)
         first = rows[0] if rows else Recipe("", 0, 0, Source.REAL)
         return cls(
@@ -174,4 +191,5 @@ class BatchRecipe:
             edit_params,
             partners,
             classical,
+            degradation,
         )

@@ -24,7 +24,8 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def hash_text(text: str) -> int:
     """A 63-bit integer for a string, the same in every process (unlike ``hash``); fits an int64 tensor."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+    data = text.encode(errors="surrogatepass")  # a file's name need not be UTF-8; Python then holds it as surrogates
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") >> 1
 
 
 def uniforms(

@@ -1,6 +1,7 @@
 """From a batch of a worker to an augmented batch on the device: the one callable that loader and collate share."""
 
 import copy
+import warnings
 from typing import Any, cast
 
 import torch
@@ -9,6 +10,8 @@ from torch.utils.data import get_worker_info
 from ganaug.augment import BatchAugmenter
 from ganaug.batches import FileHasher, HostBatch, HostCollate, add_info, find_images, move_to, replace_at
 from ganaug.dataset import GANAugmentedDataset, fetch
+from ganaug.faces.normalization import RANGE_TOLERANCE, restore_unchanged
+from ganaug.faces.orientation import UPRIGHT, geometry_as_stored
 from ganaug.interfaces import Generator, UserInputError, resolve_device
 from ganaug.provenance import BatchRecipe, Recipe, Source
 
@@ -41,8 +44,19 @@ class DeviceStage:
         if generator.w_avg.device != self.device:
             module = copy.deepcopy(cast(torch.nn.Module, generator))
             generator = cast(Generator, module.to(self.device))
-        self.augmenter = BatchAugmenter(generator, list(train.policy.edits), classical)
+        self.augmenter = BatchAugmenter(
+            generator,
+            list(train.policy.edits),
+            classical,
+            degradation=train.degradation,
+            paste_mode=train.paste,
+            fit=train.fit,
+            background=train.background,
+            chip_points=train.chip_points,
+        )
+        self.normalization = None if train.normalization is None else train.normalization.to(self.device)
         self._range_checked = False
+        self._told_of_turned = False
 
     def __call__(self, host: HostBatch, epoch: int) -> Any:
         """Augments one batch."""
@@ -54,7 +68,9 @@ class DeviceStage:
 
     def _has_nothing_to_do(self, epoch: int) -> bool:
         """Whether batches of an epoch go through as they are; then they cost what a plain DataLoader's cost."""
-        return not self.return_info and self.train.classical is None and self.train.policy.ratio_at(epoch) == 0.0
+        if self.return_info or self.train.classical is not None or self.train.degradation is not None:
+            return False
+        return self.train.policy.ratio_at(epoch) == 0.0
 
     def apply(self, host: HostBatch, recipe: BatchRecipe) -> Any:
         """Augments one batch by a given recipe."""
@@ -66,30 +82,74 @@ class DeviceStage:
             )
         self._check_range(images)
         latents = self.train.latents_for(recipe, host.hashes)
+        self._turn(host, recipe, latents)
         self.train.count(recipe)
         batch = move_to(host.batch, self.device)
         images = batch[where]
         if host.from_pil and images.dtype == torch.uint8:
             images = images.float() / 255.0
-        images = self.augmenter(images, recipe, latents)
+        images = self._augment(images, recipe, latents)
         batch = replace_at(batch, where, images)
         return add_info(batch, self._info(host, recipe)) if self.return_info else batch
+
+    def _turn(self, host: HostBatch, recipe: BatchRecipe, latents: dict[str, torch.Tensor]) -> None:
+        """Lays variants down where the items lie as the camera stored them; says so once."""
+        if host.turned is None or "geometry" not in latents:
+            return
+        turned = host.turned[recipe.is_generated]
+        latents["geometry"] = geometry_as_stored(latents["geometry"], turned)
+        if not self._told_of_turned and (turned > UPRIGHT).any():
+            self._told_of_turned = True
+            key = recipe.keys[int((recipe.is_generated & (host.turned > UPRIGHT)).argmax())]
+            warnings.warn(
+                f"the base dataset ignores the EXIF orientation of {key!r} and others: these faces lie on their side, "
+                "upside down or mirrored, and their variants too. Apply PIL.ImageOps.exif_transpose where it opens "
+                "files to train on upright faces",
+                stacklevel=2,
+            )
+
+    def _augment(self, images: torch.Tensor, recipe: BatchRecipe, latents: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Augments ``(B, 3, H, W)`` of any range and class that items may have; both come back."""
+        kind = type(images)
+        images = images.as_subclass(torch.Tensor)  # a tv_tensor would dispatch every operation through Python
+        normalization = self.normalization
+        if normalization is None and images.dtype != torch.float64:  # float32 holds the others exactly
+            augmented = self.augmenter(images, recipe, latents)
+        else:
+            unit = images.float() if normalization is None else normalization.to_unit(images).clamp(0.0, 1.0)
+            augmented = self.augmenter(unit, recipe, latents)
+            augmented = images if augmented is unit else restore_unchanged(augmented, unit, images, normalization)
+        return augmented.as_subclass(kind)
 
     def _check_range(self, images: torch.Tensor) -> None:
         """Looks at the first batch only: float images outside [0, 1] would be clamped to nonsense."""
         if self._range_checked or not images.numel():
             return
         self._range_checked = True
+        normalization = self.train.normalization
         if images.dtype == torch.uint8:
+            if normalization is not None:
+                raise UserInputError(
+                    f"the items are uint8 or PIL images, so they are not normalised by {normalization}; say "
+                    "normalize=None"
+                )
             return
         if not images.is_floating_point():
             raise UserInputError(f"images must be uint8 or float in [0, 1], got {images.dtype}")
         low, high = float(images.min()), float(images.max())
-        if low < -1e-3 or high > 1.0 + 1e-3:
-            raise UserInputError(
-                f"float images must be in [0, 1], got {low:.3g} to {high:.3g}; take Normalize out of the base "
-                "dataset's transform and normalise the batch after the loader"
+        if normalization is None:
+            unit, got = (low, high), f"float images must be in [0, 1], got {low:.3g} to {high:.3g}"
+            advice = "if the base dataset normalises them in a function of its own, say normalize=(mean, std)"
+        else:
+            images = normalization.to_unit(images)
+            unit = float(images.min()), float(images.max())
+            got = (
+                f"images of {low:.3g} to {high:.3g} give {unit[0]:.3g} to {unit[1]:.3g} when the normalisation by "
+                f"{normalization} is undone; expected [0, 1]"
             )
+            advice = "say normalize=(mean, std) for images in [0, 1], or normalize=None if they are not normalised"
+        if not (unit[0] >= -RANGE_TOLERANCE and unit[1] <= 1.0 + RANGE_TOLERANCE):  # NaN is neither
+            raise UserInputError(f"{got}; {advice}")
 
     def _info(self, host: HostBatch, recipe: BatchRecipe) -> dict[str, Any]:
         generated = torch.from_numpy(recipe.is_generated.copy())
@@ -114,7 +174,7 @@ def replay(train: GANAugmentedDataset, recipe: Recipe, device: str | torch.devic
     """Makes one sample again from its recipe.
 
     Args:
-        train: The wrapped dataset, with the same cache, edits and classical augmentation.
+        train: The wrapped dataset, with the same cache, edits, classical augmentation and degradation.
         recipe: From ``return_info=True``, or read back with :meth:`Recipe.from_dict`.
         device: Where to make it.
 
@@ -128,8 +188,11 @@ def replay(train: GANAugmentedDataset, recipe: Recipe, device: str | torch.devic
     if index is None:
         raise UserInputError(f"no sample with key {recipe.key!r} in this dataset")
     stage = DeviceStage(train, device)
-    dtypes = {name: value.dtype for name, value in train.draw([index], recipe.epoch).classical.items()}
+    drawn = train.draw([index], recipe.epoch)
+    classical, degradation = (
+        {name: value.dtype for name, value in params.items()} for params in (drawn.classical, drawn.degradation)
+    )
     names = [edit.name for edit in train.policy.edits]
-    batch = BatchRecipe.from_rows([recipe], names, dtypes)
-    host = HostCollate()(fetch(train.dataset, [index], None, FileHasher()))
-    return stage.apply(host, batch)
+    batch = BatchRecipe.from_rows([recipe], names, classical, degradation)
+    host = HostCollate()(fetch(train.dataset, [index], train.paths_to_check, FileHasher()))
+    return stage.apply(host._replace(hashes=None), batch)  # also where the file has changed since

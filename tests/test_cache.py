@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import multiprocessing
 import os
 import pickle
@@ -10,12 +11,14 @@ import resource
 import shutil
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import textwrap
 import threading
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -47,11 +50,12 @@ def make_record(key: str, header: CacheHeader = HEADER, version: int = 0) -> Rec
     latents = generator.standard_normal(header.latent_spec.shape).astype(header.dtype)
     transform = generator.standard_normal((2, 3)).astype(np.float32)
     quality = {"mse": float(generator.random()), "psnr": float("nan"), "ssim": float(generator.random())}
-    return Record(key, latents, quality, transform, generator.bytes(32).hex())
+    source_hash, size = generator.bytes(32).hex(), generator.integers(0, [5000, 1 << 24])
+    return Record(key, latents, quality, transform, source_hash, (int(size[0]), int(size[1])))
 
 
 def assert_same(got: Record, want: Record) -> None:
-    assert got.key == want.key and got.source_hash == want.source_hash
+    assert got.key == want.key and got.source_hash == want.source_hash and got.photo_size == want.photo_size
     np.testing.assert_array_equal(got.latents, want.latents)
     np.testing.assert_array_equal(got.transform, want.transform)
     assert got.quality.keys() == want.quality.keys()
@@ -66,10 +70,11 @@ def fill(path: Path, count: int = 40, header: CacheHeader = HEADER, **options: A
 
 
 def reads_right(cache: LatentCache, keys: list[str]) -> bool:
-    latents, status, hashes = cache.get_many(keys)
+    latents, status, hashes, geometry = cache.get_many(keys)
     wanted = [make_record(key) for key in keys]
     return (
         bool((status == FOUND).all())
+        and np.array_equal(geometry, np.stack([(*record.transform.flat, *record.photo_size) for record in wanted]))
         and np.array_equal(latents, np.stack([record.latents for record in wanted]))
         and [bytes(row).hex() for row in hashes] == [record.source_hash for record in wanted]
     )
@@ -101,7 +106,9 @@ def child_process(target: Callable[..., None], *arguments: object) -> Iterator[t
 
 
 @pytest.mark.parametrize(
-    "header", [HEADER, SMALL, replace(HEADER, dtype="float32")], ids=["float16", "small", "float32"]
+    "header",
+    [HEADER, SMALL, replace(HEADER, dtype="float32"), replace(SMALL, latent_spec=LatentSpec("w_plus", 3, 3))],
+    ids=["float16", "small", "float32", "odd"],
 )
 def test_what_is_put_is_got(tmp_path: Path, header: CacheHeader) -> None:
     cache = LatentCache.create(tmp_path / "c", header)
@@ -114,7 +121,8 @@ def test_what_is_put_is_got(tmp_path: Path, header: CacheHeader) -> None:
     assert [record.key for record in cache.records()] == sorted(keys)
     asked = [*keys, "missing", keys[0], "y" * 3000]
     for _ in range(2):  # checked, then known to be sound
-        latents, status, hashes = cache.get_many(asked)
+        found = cache.get_many(asked)
+        latents, status, hashes = found.latents, found.status, found.source_hashes
         assert latents.dtype == np.dtype(header.dtype) and latents.shape == (len(asked), *header.latent_spec.shape)
         assert status.dtype == np.uint8 and status.shape == (len(asked),)
         assert hashes.dtype == np.uint8 and hashes.shape == (len(asked), 32)
@@ -125,9 +133,38 @@ def test_what_is_put_is_got(tmp_path: Path, header: CacheHeader) -> None:
             assert bytes(hashes[row]) == (
                 bytes.fromhex(make_record(key, header).source_hash) if key in keys else bytes(32)
             )
+            transform, size = make_record(key, header).transform, make_record(key, header).photo_size
+            np.testing.assert_array_equal(found.transforms[row], transform if key in keys else np.zeros((2, 3)))
+            np.testing.assert_array_equal(found.photo_sizes[row], size if key in keys else (0, 0))
+        assert found.transforms.dtype == found.photo_sizes.dtype == np.float32
+        torch.testing.assert_close(
+            torch.from_numpy(found.geometry)[:, :6].view(-1, 2, 3), torch.tensor(found.transforms)
+        )
+        found.geometry[:] = 0  # the caller's own
     with pytest.raises(KeyError):
         cache.get("missing")
-    assert cache.get_many([]).latents.shape == (0, *header.latent_spec.shape)
+    empty = cache.get_many([])
+    assert empty.latents.shape == (0, *header.latent_spec.shape)
+    assert empty.transforms.shape == (0, 2, 3) and empty.photo_sizes.shape == (0, 2)
+
+
+def test_a_photo_size_that_is_none_is_refused(tmp_path: Path) -> None:
+    cache = LatentCache.create(tmp_path / "c", SMALL)
+    for size in ((-1, 5), (5, (1 << 24) + 1), (0.5, 1)):
+        with pytest.raises(CacheError, match=r"'a'.*photo_size must be two whole numbers"):
+            cache.put_many([replace(make_record("a", SMALL), photo_size=size)])
+    assert len(cache) == 0
+
+
+def test_a_cache_of_the_first_version_is_refused(tmp_path: Path) -> None:
+    """Its records have no photo size, so every number behind it would be read from the wrong place."""
+    old = {**SMALL.to_dict(), "format_version": 1}
+    text = json.dumps(old, sort_keys=True).encode()
+    contents = {"header": {b"header": struct.pack("<I", zlib.crc32(text)) + text}, "records": {}, "failures": {}}
+    lmdb_pool.create(str(tmp_path / "old"), contents, 1 << 20)
+    for use in (LatentCache(tmp_path / "old").keys, lambda: LatentCache.create(tmp_path / "old", SMALL)):
+        with pytest.raises(CacheError, match=r"format version 1, but this ganaug reads version 2\. Run `ganaug"):
+            use()
 
 
 FINITE16 = arrays(np.float16, (2, 4), elements=st.floats(width=16, allow_nan=False, allow_infinity=False))
@@ -472,14 +509,14 @@ def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
     generator = random.Random(0)
     for _ in range(250):
         key = generator.choice(keys)
-        size = 88 + L * D * 2  # crc, key length, transform, source hash, three quality numbers, latents
-        position = latents_at[key] - 88 + generator.randrange(size)
+        size = 96 + L * D * 2  # crc, key length, transform, photo size, source hash, three quality numbers, latents
+        position = latents_at[key] - 96 + generator.randrange(size)
         flipped = bytes([content[position] ^ 1 << generator.randrange(8)])
         overwrite(data, position, flipped)
         cache.close()
-        latents, status, hashes = cache.get_many(keys)
+        latents, status, hashes, geometry = cache.get_many(keys)
         row = keys.index(key)
-        assert status[row] == DAMAGED and not latents[row].any() and not hashes[row].any()
+        assert status[row] == DAMAGED and not any(array[row].any() for array in (latents, hashes, geometry))
         assert (np.delete(status, row) == FOUND).all()
         overwrite(data, position, content[position : position + 1])
     overwrite(data, position, flipped)
@@ -515,7 +552,7 @@ def test_a_record_under_a_wrong_key_and_a_non_finite_one_are_damaged(tmp_path: P
     cache._put([(b"wrong", value)])
     assert cache.get_many([*keys, "wrong"]).status.tolist() == [FOUND] * 4 + [DAMAGED]
     assert cache.verify() == ["wrong"]
-    latents, status, _ = other.get_many(["nan"])
+    latents, status, *_ = other.get_many(["nan"])
     assert status[0] == DAMAGED and not latents.any() and other.verify() == ["nan"]
 
 

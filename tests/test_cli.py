@@ -88,6 +88,50 @@ def test_demo_with_photos(tmp_path: Path, capsys: Capture, own_faces: Faces) -> 
     assert (summary["images"], summary["failed"]) == (2, 1)
 
 
+def test_precompute_by_points(tmp_path: Path, capsys: Capture, faces: Faces) -> None:
+    """Photos of chips of a kind that the user names: no detector is needed, and the header says how they were cut."""
+    figures = tmp_path / "figures.json"
+    options = ("--align", "points", "--template", "ffhq", "--chips", "arcface", "--json", figures)
+    good(capsys, *precompute_arguments(faces, tmp_path / "new.lmdb", *options))
+    assert figures_in(figures)["images"] == 22
+    good(capsys, "inspect", tmp_path / "new.lmdb", "--json", figures)
+    assert figures_in(figures)["alignment"] == {
+        "mode": "points",
+        "size": 16,
+        "template": "ffhq",
+        "which_face": "largest",
+        "chips": "arcface",
+        "detector": "mtcnn",
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--template", "ffhq"), "--template is for --align points"),
+        (("--which-face", "all"), "--which-face is for --align points"),
+        (("--align", "points"), "does not say how the faces that it was trained on were cut: give --template, one of"),
+        (("--align", "points", "--template", "vgg"), "needs a template, one of arcface, .*; got 'vgg'"),
+        (("--align", "points", "--template", "ffhq", "--detector", "yolo"), "unknown detector 'yolo': expected one of"),
+        (("--align", "points", "--template", "ffhq", "--which-face", "best"), "unknown which_face 'best'"),
+    ],
+)
+def test_mistakes_about_the_alignment(
+    tmp_path: Path, capsys: Capture, faces: Faces, options: tuple[str, ...], message: str
+) -> None:
+    line = mistake(capsys, *precompute_arguments(faces, tmp_path / "new.lmdb", *options))
+    assert re.search(message, line) and not (tmp_path / "new.lmdb").exists()
+
+
+def test_no_points_and_no_detector(tmp_path: Path, capsys: Capture, faces: Faces) -> None:
+    """Each photo is told, and that none could be used."""
+    options = ("--align", "points", "--template", "ffhq", "--detector", "none")
+    assert main(precompute_arguments(faces, tmp_path / "new.lmdb", *options)) == EXIT_USER_ERROR
+    err = capsys.readouterr().err
+    assert err.count("no face found; its points are not known, and no detector was asked") == 22
+    assert "none of the 22 images" in err
+
+
 def test_precompute_and_inspect(tmp_path: Path, capsys: Capture, own_faces: Faces) -> None:
     cache, figures = tmp_path / "new.lmdb", tmp_path / "figures.json"
     (own_faces.root / "bob/02.jpg").write_bytes(b"broken")

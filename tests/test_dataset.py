@@ -382,8 +382,8 @@ def grey(images: Tensor) -> Tensor:
     ("change", "message"),
     [
         (grey, r"no RGB images \(B, 3, H, W\) found at the top level of the batch; it holds \[\(22, 1, 20, 20\)"),
-        (lambda images: images * 2 - 1, "float images must be in .*, got -1 to 1; take Normalize out"),
-        (lambda images: images * 255, "float images must be in .*, got 0 to 255; take Normalize out"),
+        (lambda images: images * 2 - 1, r"float images must be in .*, got -1 to 1; .* say normalize=\(mean, std\)"),
+        (lambda images: images * 255, r"float images must be in .*, got 0 to 255; .* say normalize=\(mean, std\)"),
         (lambda images: (images * 255).to(torch.int16), "images must be uint8 or float in .*, got torch.int16"),
     ],
 )

@@ -112,6 +112,21 @@ def test_components_of_a_generator_whose_rows_differ() -> None:
     assert moved.abs().sum() > 0
 
 
+def test_directions_are_those_of_photos_where_the_generator_knows_some() -> None:
+    generator = StyleGAN2(StyleGAN2Config(16, 4, 4, 2, (4, 4, 4))).eval().requires_grad_(False)
+    generator.prior = LatentPrior.fit(torch.randn(5, 6, 4, generator=torch.Generator().manual_seed(0)), 2)
+    found = principal_components(generator, num_components=3)
+    assert found.components.shape == (2, 6, 4) and torch.equal(found.std, generator.prior.std)
+    np.testing.assert_allclose(found.components.abs(), generator.prior.components.abs())
+    flat = found.components.flatten(1)
+    assert (flat.gather(1, flat.abs().argmax(dim=1, keepdim=True)) > 0).all()
+    (edit,) = build_edits(["pca1"], generator)
+    moved = edit.apply(torch.zeros(1, 6, 4), {"strength": torch.ones(1)})
+    torch.testing.assert_close(moved[0], found.components[1] * found.std[1])
+    with pytest.raises(UserInputError, match="2 principal directions, so there is no pca2"):
+        build_edits(["pca2"], generator)
+
+
 def test_principal_components_equal_numpy(generator: StyleGAN2) -> None:
     found = principal_components(generator, num_components=4, num_samples=500, seed=3)
     z = torch.randn(500, 12, generator=torch.Generator().manual_seed(3))

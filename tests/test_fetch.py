@@ -451,7 +451,11 @@ FETCHER = textwrap.dedent("""
 
 def start(entry: KnownWeights) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-c", FETCHER, json.dumps(dataclasses.asdict(entry))]
-    return subprocess.Popen(command, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in a shell's background jobs
+    )
 
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])

@@ -100,14 +100,16 @@ def test_bomb_is_refused_by_its_header() -> None:
         decode_image(data, "bomb.png")
 
 
-def test_limit_is_pillows_and_has_no_grey_zone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between once and twice the limit Pillow only warns."""
+@pytest.mark.filterwarnings("error")
+def test_limit_is_pillows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between once and twice the limit Pillow only warns, and we read in silence."""
     data = encoded(smooth(40, 30), "PNG")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1200)
-    decode_image(data, "at the limit")
-    for limit in (1199, 700, 500):
+    for limit in (None, 1200, 1199, 600):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        with pytest.raises(ImageError, match=rf"big\.png.*{limit} pixels"):
+        np.testing.assert_array_equal(pixels(decode_image(data, "big.png")), pixels(smooth(40, 30)))
+    for limit in (599, 500):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with pytest.raises(ImageError, match=rf"big\.png: refused, more than {2 * limit} pixels.*MAX_IMAGE_PIXELS"):
             decode_image(data, "big.png")
 
 
@@ -262,12 +264,22 @@ def touch(root: Path, *names: str) -> None:
 
 def test_find_images(tmp_path: Path) -> None:
     touch(tmp_path, "b/1.jpg", "a/1.jpg", "a/deep/er/2.JPEG", "top.Png", "ñandú/Übung 漢字.webp")
-    touch(tmp_path, "moving.gif", "notes.txt", "jpg", ".hidden.jpg", "a/._1.jpg", ".git/x.png", "a/.cache/y.png")
+    touch(tmp_path, "notes.txt", "jpg", ".hidden.jpg", "a/._1.jpg", ".git/x.png", "a/.cache/y.png", "a/.x/z.heic")
     (tmp_path / "folder.png").mkdir()
     assert find_images(tmp_path) == sorted(
         ["a/1.jpg", "a/deep/er/2.JPEG", "b/1.jpg", "top.Png", "ñandú/Übung 漢字.webp"]
     )
     assert find_images(str(tmp_path / "a")) == ["1.jpg", "deep/er/2.JPEG"]
+
+
+def test_pictures_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    touch(tmp_path, "1.heic", "a/2.HEIC", "a/moving.gif", "notes.txt")
+    with pytest.raises(ImageError, match=r"no image found .*and found 1 \.gif, 2 \.heic, which are not read: convert"):
+        find_images(tmp_path)
+    touch(tmp_path, "a/3.jpg")
+    with pytest.warns(UserWarning, match=r"left out under .*: 1 \.gif, 2 \.heic; convert") as caught:
+        assert find_images(tmp_path) == ["a/3.jpg"]
+    assert len(caught) == 1
 
 
 def test_find_images_in_a_hidden_place(tmp_path: Path) -> None:

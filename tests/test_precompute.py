@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,12 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from ganaug.cache import LatentCache, Record
-from ganaug.faces.align import Alignment, align, to_model_range
+from ganaug.faces.align import Alignment, align, similarity, to_model_range
+from ganaug.faces.cut import cut
+from ganaug.faces.detect import Face
 from ganaug.faces.images import content_hash
 from ganaug.faces.photos import Photo, photos_from, photos_in_folder, photos_of_dataset
+from ganaug.faces.templates import TEMPLATES
 from ganaug.generators import load_generator
 from ganaug.interfaces import CacheError, ImageError, Inversion, Inverter, UserInputError
 from ganaug.inversion import build_inverter
@@ -71,7 +74,7 @@ def made(faces: Faces, path: Path) -> tuple[LatentCache, Counting]:
 def contents(cache: LatentCache) -> dict[str, tuple[Any, ...]]:
     """Everything that the records hold."""
     return {
-        r.key: (r.latents.tobytes(), tuple(r.quality.values()), r.transform.tobytes(), r.source_hash)
+        r.key: (r.latents.tobytes(), tuple(r.quality.values()), r.transform.tobytes(), r.source_hash, r.photo_size)
         for r in cache.records()
     }
 
@@ -172,16 +175,18 @@ def test_added_image_is_inverted(own_faces: Faces, tmp_path: Path) -> None:
     assert {key: after[key] for key in before} == before
 
 
-@pytest.mark.parametrize("what", ["latents", "source hash", "transform"])
+@pytest.mark.parametrize("what", ["latents", "source hash", "transform", "photo size"])
 def test_damaged_record_is_inverted_again(faces: Faces, tmp_path: Path, what: str) -> None:
     path = tmp_path / "new.lmdb"
     cache, inverter = made(faces, path)
     before, key = contents(cache), faces.keys[13]
     record = cache.get(key)
+    size = np.float32(record.photo_size).tobytes()
     needle = {
         "latents": record.latents.tobytes(),
         "source hash": bytes.fromhex(record.source_hash),
-        "transform": record.transform.tobytes() + bytes.fromhex(record.source_hash),
+        "transform": record.transform.tobytes() + size + bytes.fromhex(record.source_hash),
+        "photo size": size + bytes.fromhex(record.source_hash),
     }[what]
     cache.close()
     flip(path / "data.mdb", needle, 3)
@@ -678,3 +683,224 @@ def test_photos_are_read_late(faces: Faces) -> None:
         assert opened == []
         photos[0].read()
         assert opened == [str(faces.root / faces.keys[0])]
+
+
+# --- Alignment by points ----------------------------------------------------------------------------------------------
+
+
+class Pointing:
+    """A detector that knows its photos by their size; counts what it is asked for."""
+
+    def __init__(self, faces: Mapping[tuple[int, int], Sequence[Face]]) -> None:
+        self.faces, self.asked = faces, 0
+
+    def detect(self, images: Sequence[Image.Image]) -> list[list[Face]]:
+        self.asked += len(images)
+        return [list(self.faces.get(image.size, ())) for image in images]
+
+
+def face(left: float, top: float, side: float) -> Face:
+    """A face whose fairface chip is this square of the photo."""
+    points = (TEMPLATES["fairface"] * side + [left, top]).astype(np.float32)
+    return Face(np.array([left, top, left + side, top + side], np.float32), 0.99, points)
+
+
+def crop_matrix(left: float, top: float, side: float) -> np.ndarray:
+    scale = RESOLUTION / side
+    return np.array([[scale, 0, -left * scale], [0, scale, -top * scale]])
+
+
+def by_points(path: Path, model: Path, inverter: Inverter, **values: Any) -> LatentCache:
+    alignment = Alignment("points", RESOLUTION, **{"template": "fairface", **values})
+    return LatentCache.create(path, make_header(load_generator(model), model, inverter, alignment=alignment))
+
+
+# Width -> the squares of the faces in a photo of that size, largest last.
+CROWD = {
+    (40, 40): [(4.0, 6.0, 30.0)],
+    (50, 40): [(2.0, 2.0, 14.0), (26.0, 12.0, 22.0)],  # the smaller one is farther from the middle
+    (60, 40): [(22.0, 12.0, 14.0), (0.0, 0.0, 18.0)],  # the smaller one is in the middle
+    (44, 40): [],
+}
+
+
+def crowd(root: Path) -> tuple[list[str], Pointing]:
+    """A photo of each size of CROWD, and who finds the faces in them."""
+    root.mkdir(exist_ok=True)
+    keys = []
+    for number, size in enumerate(CROWD):
+        keys.append(f"{number}.png")
+        random_image(np.random.default_rng(number), *size).save(root / keys[-1])
+    return keys, Pointing({size: [face(*square) for square in squares] for size, squares in CROWD.items()})
+
+
+@pytest.mark.parametrize(
+    ("which", "wanted"),
+    [
+        ("largest", {"0.png": 0, "1.png": 1, "2.png": 1}),
+        ("central", {"0.png": 0, "1.png": 1, "2.png": 0}),
+        ("all", {"0.png": 0, "1.png": 1, "1.png#1": 0, "2.png": 1, "2.png#1": 0}),
+    ],
+)
+def test_one_face_several_and_none(faces: Faces, tmp_path: Path, which: str, wanted: dict[str, int]) -> None:
+    keys, detector = crowd(tmp_path / "photos")
+    inverter = build(faces.model)
+    cache = by_points(tmp_path / "new.lmdb", faces.model, inverter, which_face=which, detector="pointing")
+    photos = photos_in_folder(tmp_path / "photos")
+    result = precompute(photos, cache, inverter, CPU, BATCH, progress=False, detector=detector)
+    assert cache.keys() == sorted(wanted)
+    assert (result.images, result.inverted, result.failed) == (3, len(wanted), 1)
+    (reason,) = cache.failures().values()
+    assert "3.png: no face found; pointing sees none in the photo of 44x40 px" in reason
+    sizes = dict(zip(keys, CROWD, strict=True))
+    chips = []
+    for key, number in wanted.items():
+        record, size = cache.get(key), sizes[key.partition("#")[0]]
+        np.testing.assert_allclose(record.transform, crop_matrix(*CROWD[size][number]), atol=1e-4)
+        assert record.photo_size == size
+        chips.append(cut(Image.open(tmp_path / "photos" / key.partition("#")[0]), record.transform, RESOLUTION))
+    # In parts of at most BATCH, as they were inverted: the latents are those of the chips.
+    got = latents_of(cache, wanted)
+    for start in range(0, len(chips), BATCH):
+        part = torch.from_numpy(np.stack(chips[start : start + BATCH])).permute(0, 3, 1, 2)
+        inversion = build(faces.model).invert(to_model_range(part))
+        np.testing.assert_array_equal(got[start : start + BATCH, 0], inversion.w_plus.half().float())
+
+    before, asked, inverted = contents(cache), detector.asked, inverter.images
+    assert len(photos) == asked == 4
+    again = precompute(photos[:3], cache, inverter, CPU, 3, progress=False, detector=detector)
+    assert (
+        again.inverted == 0 and detector.asked == asked and inverter.images == inverted
+    )  # nothing is looked for again
+    assert contents(cache) == before
+
+
+def test_a_photo_that_has_fewer_faces_now(faces: Faces, tmp_path: Path) -> None:
+    _, detector = crowd(tmp_path / "photos")
+    inverter = build(faces.model)
+    cache = by_points(tmp_path / "new.lmdb", faces.model, inverter, which_face="all", detector="pointing")
+
+    def again() -> None:
+        photos = photos_in_folder(tmp_path / "photos")
+        precompute(photos, cache, inverter, CPU, BATCH, progress=False, detector=detector)
+
+    again()
+    assert "2.png#1" in cache
+    random_image(np.random.default_rng(9), 40, 40).save(tmp_path / "photos" / "2.png")
+    again()
+    assert cache.keys() == ["0.png", "1.png", "1.png#1", "2.png"] and cache.get("2.png").photo_size == (40, 40)
+    clash = [*photos_in_folder(tmp_path / "photos"), Photo("1.png#1", lambda: pytest.fail("it must not be read"))]
+    with pytest.raises(UserInputError, match=r"the photo '1\.png#1' has the key of a further face of '1\.png'"):
+        precompute(clash, cache, inverter, CPU, BATCH, progress=False, detector=detector)
+
+
+def test_known_points_need_no_detector_and_are_looked_at_again(faces: Faces, tmp_path: Path) -> None:
+    random_image(np.random.default_rng(0), 40, 40).save(tmp_path / "a.png")
+    inverter = build(faces.model)
+    cache = by_points(tmp_path / "new.lmdb", faces.model, inverter, detector="mtcnn")
+
+    def result_for(square: tuple[float, float, float]) -> PrecomputeResult:
+        read = photos_in_folder(tmp_path)[0].read
+        return run([Photo("a.png", read, points=face(*square).points)], cache, inverter)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "facenet_pytorch", None)  # not installed
+        patch.delitem(sys.modules, "ganaug.faces.mtcnn", raising=False)  # nor found by an earlier test
+        assert result_for((4.0, 6.0, 30.0)).inverted == 1
+        np.testing.assert_allclose(cache.get("a.png").transform, crop_matrix(4, 6, 30), atol=1e-4)
+        assert result_for((4.0, 6.0, 30.0)).inverted == 0
+        assert result_for((4.0, 6.05, 30.0)).inverted == 0  # less than a tenth of a pixel
+        assert result_for((5.0, 6.0, 30.0)).inverted == 1  # somebody corrected them
+        np.testing.assert_allclose(cache.get("a.png").transform, crop_matrix(5, 6, 30), atol=1e-4)
+        result = result_for((400.0, 6.0, 30.0))
+        assert (result.inverted, result.failed) == (0, 1)
+        assert "a.png: the points of the face have their middle at" in cache.failures()["a.png"]
+        assert run(photos_in_folder(tmp_path), cache, inverter).inverted == 0  # the record is of this very file
+        cache.forget(["a.png"])
+        with pytest.raises(UserInputError, match=r"ganaug\[faces\]"):
+            run(photos_in_folder(tmp_path), cache, inverter)
+
+
+def test_chips_are_known_by_their_size(faces: Faces, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """ArcFace's chip from its size, with a note; any photo as a chip if the user says so; none if she says that."""
+    random_image(np.random.default_rng(0), 112, 112).save(tmp_path / "a.png")
+    random_image(np.random.default_rng(1), 50, 50).save(tmp_path / "b.png")
+    photos, inverter = photos_in_folder(tmp_path), build(faces.model)
+
+    def run_with(name: str, **values: Any) -> LatentCache:
+        cache = by_points(tmp_path / name, faces.model, inverter, **values)
+        run(photos, cache, inverter)
+        return cache
+
+    cache = run_with("auto.lmdb")
+    want = similarity(TEMPLATES["arcface"] * 112, "fairface", RESOLUTION)
+    np.testing.assert_allclose(cache.get("a.png").transform, want, atol=1e-4)
+    assert list(cache.failures()) == ["b.png"] and "no detector was asked" in cache.failures()["b.png"]
+    assert "note: 1 image(s) have the size of arcface chips" in capsys.readouterr().err
+
+    cache = run_with("named.lmdb", chips="fairface")
+    for key, side in (("a.png", 112), ("b.png", 50)):
+        np.testing.assert_allclose(cache.get(key).transform, crop_matrix(0, 0, side), atol=1e-4)
+    assert capsys.readouterr().err == ""
+    assert sorted(run_with("none.lmdb", chips=None).failures()) == ["a.png", "b.png"]
+
+
+def test_what_decides_the_chips_is_in_the_header(faces: Faces, tmp_path: Path) -> None:
+    inverter, path = build(faces.model), tmp_path / "new.lmdb"
+    cache = by_points(path, faces.model, inverter, detector="pointing")
+    assert cache.header.alignment == {
+        "mode": "points",
+        "size": RESOLUTION,
+        "template": "fairface",
+        "which_face": "largest",
+        "chips": "auto",
+        "detector": "pointing",
+    }
+    for other in ({"template": "ffhq"}, {"which_face": "all"}, {"detector": None}, {"chips": None}):
+        with pytest.raises(CacheError, match="alignment differs"):
+            by_points(path, faces.model, inverter, **{"detector": "pointing", **other})
+    with pytest.raises(CacheError, match="alignment differs"):
+        cache_for(path, faces.model, inverter)
+    photos = photos_in_folder(faces.root)
+    with pytest.raises(UserInputError, match="unknown detector 'pointing': expected one of mtcnn"):
+        run(photos, cache, inverter)
+    nameless = by_points(tmp_path / "other.lmdb", faces.model, inverter)
+    with pytest.raises(UserInputError, match=r"must name it: give Alignment\(detector=NAME\)"):
+        precompute(photos, nameless, inverter, CPU, detector=Pointing({}), progress=False)
+    centred = cache_for(tmp_path / "centred.lmdb", faces.model, inverter)
+    with pytest.raises(UserInputError, match="no use for alignment mode 'center'"):
+        precompute(photos, centred, inverter, CPU, detector=Pointing({}), progress=False)
+    with pytest.raises(UserInputError, match="cuts chips of 32 px, but the generator makes 16 px"):
+        make_header(load_generator(faces.model), faces.model, inverter, alignment=Alignment(size=32))
+
+
+def test_a_run_by_points_that_was_stopped(faces: Faces, tmp_path: Path) -> None:
+    """Stopped after the second batch and run again: the bytes of a run that was not."""
+    for number in range(12):
+        size = list(CROWD)[number % 4]
+        random_image(np.random.default_rng(number), *size).save(tmp_path / f"{number:02d}.png")
+    photos = photos_in_folder(tmp_path)
+    _, detector = crowd(tmp_path / "none")
+    inverter = build(faces.model)
+    values: dict[str, Any] = {"which_face": "all", "detector": "pointing"}
+    whole, stopped = (by_points(tmp_path / name, faces.model, inverter, **values) for name in ("a.lmdb", "b.lmdb"))
+    precompute(photos, whole, inverter, CPU, BATCH, progress=False, detector=detector)
+    precompute(photos[: 2 * BATCH], stopped, inverter, CPU, BATCH, progress=False, detector=detector)
+    stopped.forget([photos[1].key])  # as if it had been damaged: its batch is done again
+    precompute(photos, stopped, inverter, CPU, BATCH, progress=False, detector=detector)
+    assert contents(stopped) == contents(whole) and stopped.digest() == whole.digest()
+
+
+def test_many_pixels_are_not_held_together(faces: Faces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The detector gets fewer photos at a time where they are large; nothing else changes."""
+    _, detector = crowd(tmp_path / "photos")
+    photos, inverter = photos_in_folder(tmp_path / "photos"), build(faces.model)
+    caches = [by_points(tmp_path / n, faces.model, inverter, detector="pointing") for n in ("a.lmdb", "b.lmdb")]
+    precompute(photos, caches[0], inverter, CPU, BATCH, progress=False, detector=detector)
+    sizes: list[int] = []
+    monkeypatch.setattr("ganaug.faces.chips._MAX_PIXELS_HELD", 3000)
+    find = detector.detect
+    monkeypatch.setattr(detector, "detect", lambda images: sizes.append(len(images)) or find(images))
+    precompute(photos, caches[1], inverter, CPU, BATCH, progress=False, detector=detector)
+    assert sizes == [2, 2] and contents(caches[0]) == contents(caches[1])
+    assert caches[0].failures() == caches[1].failures()

@@ -65,6 +65,7 @@ def test_json_is_plain() -> None:
         "source": "generated",
         "edits": ({"name": "mix", "params": {"strength": 0.5}, "partner": "bob.jpg"},),
         "classical": {},
+        "degradation": {},
     }
 
 

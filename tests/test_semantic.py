@@ -351,7 +351,13 @@ def test_hair_through_the_main_job(tmp_path: Path) -> None:
     assert precompute(photos_in_folder(tmp_path / "images"), cache, inverter, CPU, progress=False).inverted == 8
 
     train = GANAugmentedDataset(
-        ImageFolder(tmp_path / "images"), cache.path, ratio=1.0, edits=["hair"], classical=None, preserve=["identity"]
+        ImageFolder(tmp_path / "images"),
+        cache.path,
+        ratio=1.0,
+        edits=["hair"],
+        classical=None,
+        preserve=["identity"],
+        paste="whole",
     )
     assert train.cache.header.latent_spec == generator.latent_spec
     images, _, info = next(iter(train.loader(batch_size=8, return_info=True)))

@@ -13,10 +13,13 @@ from ganaug.interfaces import Edit, Generator, UserInputError
 ROW_RANGES: dict[str, tuple[float, float]] = {"coarse": (0.0, 0.3), "middle": (0.3, 0.6), "fine": (0.6, 1.0)}
 ROW_TOUCHES: dict[str, frozenset[str]] = {
     "coarse": frozenset({"identity", "pose", "shape", "hair", "age", "gender", "glasses", "expression"}),
-    "middle": frozenset({"identity", "expression", "hair", "background", "age"}),  # 0.67 median cosine, see faces64.md
+    "middle": frozenset({"identity", "expression", "hair", "background", "age"}),  # measured: faces64.md
     "fine": frozenset({"lighting", "skin", "background"}),
 }
 NUM_PRINCIPAL_COMPONENTS = 8
+# In standard deviations, by where the directions come from. A photo may lie one or two out already, and two more along
+# the directions of photos is a face in the dark or in a flash (seen on sheets of faces64).
+PRINCIPAL_STRENGTH = {"mapping": (1.0, 2.5), "prior": (0.75, 1.5)}
 
 # Words that ``touches`` and ``preserve`` are made of; a word that no edit could touch is taken for a slip of the pen.
 ATTRIBUTES: frozenset[str] = frozenset().union(*ROW_TOUCHES.values(), *PART_TOUCHES.values())
@@ -53,10 +56,13 @@ def _mixing(range_name: str) -> Callable[[Generator], Edit]:
 def _principal(index: int) -> Callable[[Generator], Edit]:
     def build(generator: Generator) -> Edit:
         found = principal_components(generator, NUM_PRINCIPAL_COMPONENTS)
+        if index >= len(found.std):
+            raise UserInputError(f"this generator has {len(found.std)} principal directions, so there is no pca{index}")
         rows = range(generator.latent_spec.num_ws)
         # Nothing is known about what an unlabelled direction changes, so it counts as changing everything.
         touches = frozenset({"identity", *ROW_TOUCHES["coarse"], *ROW_TOUCHES["middle"], *ROW_TOUCHES["fine"]})
-        return Direction(f"pca{index}", found.components[index], float(found.std[index]), rows, touches)
+        strength = PRINCIPAL_STRENGTH["mapping" if getattr(generator, "prior", None) is None else "prior"]
+        return Direction(f"pca{index}", found.components[index], float(found.std[index]), rows, touches, strength)
 
     return build
 

@@ -1,7 +1,8 @@
-"""What a dataset knows about its files: stable keys, paths, labels; through ``Subset`` and ``ConcatDataset``."""
+"""What a dataset knows of its items: keys, files, labels, landmarks; through ``Subset`` and ``ConcatDataset``."""
 
 import os
-from collections.abc import Callable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,14 @@ from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset
 
 from ganaug.interfaces import UserInputError
 
-# Attributes that hold one file per item: torchvision's DatasetFolder (pairs), CelebA, and common names elsewhere.
-FILE_ATTRIBUTES = ("samples", "imgs", "filename", "filenames", "file_names", "paths", "image_paths", "files")
+# Attributes that hold one file per item: torchvision's DatasetFolder (pairs), CelebA, LFWPeople (data), and common
+# names elsewhere.
+FILE_ATTRIBUTES = ("samples", "imgs", "filename", "filenames", "file_names", "paths", "image_paths", "files", "data")
 LABEL_ATTRIBUTES = ("targets", "labels", "y")
+LANDMARK_ATTRIBUTES = ("landmarks", "landmarks_align")  # FaceDataset, torchvision's CelebA
+
+# Below a dataset's root: torchvision's CelebA names its files alone.
+IMAGE_FOLDERS = ("", "celeba/img_align_celeba")
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,9 @@ def _list_items(dataset: Dataset[Any]) -> list[Item]:
         return [items[i] for i in dataset.indices]
     if isinstance(dataset, ConcatDataset):
         return [item for part in dataset.datasets for item in _list_items(part)]
+    if hasattr(dataset, "face_items"):  # FaceDataset
+        own: list[Item] = dataset.face_items()
+        return own
     paths = _paths(dataset)
     if paths is None:
         return [Item(str(i), None) for i in range(len(dataset))]  # type: ignore[arg-type]
@@ -92,11 +101,79 @@ def _relative(path: str, root: Any) -> str:
 
 
 def _existing(path: str, root: Any) -> str | None:
-    """The file itself: as given, or below the root; None where only the dataset knows (torchvision's CelebA)."""
+    """The file itself: as given, or below the root; None where only the dataset knows."""
     if os.path.isabs(path) or root is None or os.path.exists(path):
         return path
-    below = os.path.join(os.fspath(root), path)
-    return below if os.path.exists(below) else None
+    below = (os.path.join(os.fspath(root), folder, path) for folder in IMAGE_FOLDERS)
+    return next((file for file in below if os.path.exists(file)), None)
+
+
+def locate(dataset: Dataset[Any], index: int) -> tuple[Dataset[Any], int]:
+    """The dataset that an item really comes from, behind ``Subset`` and ``ConcatDataset``, and its index there."""
+    if isinstance(dataset, Subset):
+        return locate(dataset.dataset, int(dataset.indices[index]))
+    if isinstance(dataset, ConcatDataset):
+        part = bisect_right(dataset.cumulative_sizes, index)
+        return locate(dataset.datasets[part], index - (dataset.cumulative_sizes[part - 1] if part else 0))
+    return dataset, index
+
+
+def list_landmarks(dataset: Dataset[Any]) -> NDArray[np.float64] | None:
+    """Five points of every face, or None if the dataset knows none.
+
+    Returns:
+        ``(N, 5, 2)`` left eye, right eye, nose, left and right mouth corner as seen in the picture, in pixels of the
+        upright image, pixel centres at half-integers; NaN for items without.
+    """
+    if isinstance(dataset, Subset):
+        points = list_landmarks(dataset.dataset)
+        return None if points is None else points[np.asarray(dataset.indices, np.int64)]
+    if isinstance(dataset, ConcatDataset):
+        known = [list_landmarks(part) for part in dataset.datasets]
+        if all(part is None for part in known):
+            return None
+        sizes = [len(part) for part in dataset.datasets]  # type: ignore[arg-type]
+        return np.concatenate(
+            [np.full((n, 5, 2), np.nan) if p is None else p for n, p in zip(sizes, known, strict=True)]
+        )
+    for attribute in LANDMARK_ATTRIBUTES:
+        values = getattr(dataset, attribute, None)
+        try:
+            points = np.asarray(values, np.float64)
+        except (TypeError, ValueError):  # somebody else's attribute of that name
+            continue
+        if points.shape == (len(dataset), 5, 2):  # type: ignore[arg-type]
+            return points
+        if points.shape == (len(dataset), 10):  # type: ignore[arg-type]
+            return points.reshape(-1, 5, 2) + 0.5  # CelebA: numbers of pixels
+    return None
+
+
+def list_attributes(dataset: Dataset[Any]) -> dict[str, list[str]]:
+    """What is known of every item, by name: ``label``, ``identity`` and the groups of a ``FaceDataset``.
+
+    A plain torchvision dataset gives ``label`` alone: the names of its classes if it keeps them. Of datasets that are
+    joined, an attribute that one of them lacks is an empty text there.
+    """
+    if isinstance(dataset, Subset):
+        whole = list_attributes(dataset.dataset)
+        return {name: [values[i] for i in dataset.indices] for name, values in whole.items()}
+    if isinstance(dataset, ConcatDataset):
+        parts = [(list_attributes(part), len(part)) for part in dataset.datasets]  # type: ignore[arg-type]
+        names = dict.fromkeys(name for part, _ in parts for name in part)
+        return {name: [v for part, n in parts for v in part.get(name, [""] * n)] for name in names}
+    known: dict[str, list[str]] = {}
+    labels, classes = _label_values(dataset), getattr(dataset, "classes", None)
+    if labels is not None:
+        classes = list(classes) if isinstance(classes, (list, tuple)) else []
+        named = bool(classes) and all(isinstance(v, int) and 0 <= v < len(classes) for v in labels)
+        known["label"] = [str(classes[v]) if named else str(v) for v in labels]
+    groups = getattr(dataset, "groups", None)
+    columns = {"identity": getattr(dataset, "identities", None), **(groups if isinstance(groups, Mapping) else {})}
+    for name, values in columns.items():
+        if hasattr(values, "__len__") and len(values) == len(dataset):  # type: ignore[arg-type]
+            known[str(name)] = [str(v) for v in values]
+    return known
 
 
 def list_labels(dataset: Dataset[Any]) -> NDArray[np.int64] | None:

@@ -64,6 +64,7 @@ def build_generator(model: checkpoints.Model) -> Network:
         tensors[MEAN_LATENT] = torch.zeros(generator.latent_spec.w_dim)
     model.fill(generator, tensors, "generator")
     generator.eval().requires_grad_(False)
+    generator.prior = load_prior(model) if "prior" in model.parts else None
     generator.mean_latent = model.description.get("mean_latent")
     if missing:
         generator.mean_latent = {"seed": 0, "num_samples": NUM_MEAN_SAMPLES}

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ganaug.generators.prior import LatentPrior
 from ganaug.interfaces import LatentSpec, Noise
 
 MEAN_LATENT = "map_network.w_avg"
@@ -24,6 +25,7 @@ class StyleBased(nn.Module):
         latent_spec: Layout of ``w_plus``.
         img_resolution: Height and width in pixels.
         synthesis_network: Called as ``(w_plus, noise, dtype)``.
+        prior: Distribution of the codes of photos, where the model file has one; not part of the weights.
         mean_latent: How ``w_avg`` was estimated (``seed``, ``num_samples``) where the file had none; None if it had.
     """
 
@@ -36,6 +38,7 @@ class StyleBased(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.mean_latent: dict[str, int] | None = None
+        self.prior: LatentPrior | None = None
         self._cached: tuple[tuple[int, str], str, str] | None = None
 
     def synthesis(self, w_plus: Tensor, noise: Noise = "const") -> Tensor:

@@ -1,7 +1,5 @@
 """Labels of photos, read from a CSV file."""
 
-import csv
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ganaug.errors import UserInputError
+from ganaug.faces.tables import MISSING_VALUES, read_csv
 from ganaug.training.conditions import Conditions, LabelColumn
-
-MISSING = frozenset({"", "na", "n/a", "nan", "null"})
 
 
 class LabelTable(Conditions):
@@ -32,7 +29,7 @@ class LabelTable(Conditions):
 
     def __init__(self, path: str | Path, columns: Sequence[str]) -> None:
         self.path = Path(path)
-        self._head, self._rows = _read_csv(self.path)
+        self._head, self._rows = read_csv(self.path)
         if not columns or len(set(columns)) != len(columns):
             raise UserInputError(f"expected distinct columns to condition on, got {', '.join(columns) or 'none'}")
         unknown = [name for name in columns if name not in self._head]
@@ -122,26 +119,8 @@ class LabelTable(Conditions):
         return index, odd
 
 
-def _read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Head and lines, every cell stripped, empty lines left out."""
-    try:
-        text = path.read_text("utf-8-sig")
-        separator = max(",;\t", key=text.partition("\n")[0].count)
-        table = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=separator)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserInputError(f"label table {str(path)!r} cannot be read: {error}; expected a CSV file") from error
-    numbered = [(number, row) for number, row in enumerate(table, start=1) if any(row)]
-    if len(numbered) < 2:
-        raise UserInputError(f"label table {str(path)!r} is empty; expected a line of column names, then one per photo")
-    head = numbered[0][1]
-    for number, row in numbered:
-        if len(row) != len(head):
-            raise UserInputError(f"{path}: row {number} has {len(row)} cells, but there are {len(head)} column names")
-    return head, [row for _, row in numbered[1:]]
-
-
 def _is_missing(value: str) -> bool:
-    return value.lower() in MISSING
+    return value.lower() in MISSING_VALUES
 
 
 def _ends(path: str) -> list[str]:
