@@ -204,6 +204,7 @@ def main() -> None:
     for ratio in (0.25, 0.5, 1.0):
         for name, classical in (("no classical", None), ("classical", "default")):
             variants[f"ratio {ratio:g}, {name}"] = {"ratio": ratio, "classical": classical}
+    variants["ratio 0.5, no classical, paste='whole'"] = {"ratio": 0.5, "classical": None, "paste": "whole"}
     report: dict[str, Any] = {
         "batch": BATCH,
         "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),

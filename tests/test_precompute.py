@@ -804,8 +804,10 @@ def test_known_points_need_no_detector_and_are_looked_at_again(faces: Faces, tmp
         return run([Photo("a.png", read, points=face(*square).points)], cache, inverter)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "facenet_pytorch", None)  # not installed
-        patch.delitem(sys.modules, "ganaug.faces.mtcnn", raising=False)  # nor found by an earlier test
+        loaded = [name for name in sys.modules if name.partition(".")[0] == "facenet_pytorch"]
+        for name in ("facenet_pytorch", *loaded):  # not installed, nor loaded by an earlier test
+            patch.setitem(sys.modules, name, None)
+        patch.delitem(sys.modules, "ganaug.faces.mtcnn", raising=False)
         assert result_for((4.0, 6.0, 30.0)).inverted == 1
         np.testing.assert_allclose(cache.get("a.png").transform, crop_matrix(4, 6, 30), atol=1e-4)
         assert result_for((4.0, 6.0, 30.0)).inverted == 0
