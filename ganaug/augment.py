@@ -17,6 +17,10 @@ from ganaug.interfaces import Edit, Generator, UserInputError
 from ganaug.provenance import BatchRecipe
 from ganaug.rng import hash_text
 
+MAX_BATCH = 256  # bounds memory
+# Feature maps of more faces leave the caches: at 64 px, 128 at a time cost twice as much each as 16 (one core).
+MAX_BATCH_CPU = 16
+
 
 class BatchAugmenter:
     """Makes the variants of a batch and applies classical augmentation.
@@ -25,7 +29,7 @@ class BatchAugmenter:
         generator: Generator on the device.
         edits: All edits that recipes may name, in order of application.
         classical: Classical augmentation or None; see :class:`ganaug.dataset.GANAugmentedDataset`.
-        max_batch: Images that the generator draws at a time, to bound memory.
+        max_batch: Faces that the generator draws at a time; None: 256, and 16 on a CPU.
         degradation: What real and generated samples alike go through before classical augmentation, or None.
         paste_mode: How variants come into the items, see :class:`ganaug.dataset.GANAugmentedDataset`.
         fit: How the dataset made items of photos, see :func:`ganaug.faces.geometry.photo_to_item`.
@@ -39,7 +43,7 @@ class BatchAugmenter:
         generator: Generator,
         edits: list[Edit],
         classical: nn.Module | None,
-        max_batch: int = 256,
+        max_batch: int | None = None,
         degradation: Degradation | None = None,
         *,
         paste_mode: Paste = "paste",
@@ -50,7 +54,7 @@ class BatchAugmenter:
         self.generator = generator
         self.edits = edits
         self.classical = classical
-        self.max_batch = max_batch
+        self.max_batch = max_batch or (MAX_BATCH_CPU if generator.w_avg.device.type == "cpu" else MAX_BATCH)
         self.degradation = degradation
         self.paste_mode = paste_mode
         self.fit = fit
