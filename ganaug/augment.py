@@ -105,6 +105,7 @@ class BatchAugmenter:
             ``(K, 3, H, W)`` in [0, 1].
         """
         size, resolution = (items.shape[2], items.shape[3]), self.generator.img_resolution
+        latents = {**latents, "self": latents["self"].to(self.device, non_blocking=True).float()}  # once
         edited = self.edit(recipe, rows, latents)
         if self.paste_mode == "aligned":
             matrices = aligned_to_item(resolution, size).expand(len(items), -1, -1)
@@ -113,7 +114,7 @@ class BatchAugmenter:
             geometry = latents["geometry"].cpu() if "geometry" in latents else torch.zeros(len(items), 8)
             matrices = chip_to_item(geometry, resolution, size, self.fit)
             if self.paste_mode == "paste":
-                own = latents["self"].to(self.device, non_blocking=True).float()
+                own = latents["self"]
                 code = own[:, 0] if own.ndim == 4 else own
                 drawn, base = self.render(torch.cat([edited, code])).chunk(2)
                 result = paste(items, drawn, base, matrices)

@@ -120,8 +120,10 @@ def inspect(args: argparse.Namespace) -> dict[str, Any]:
 
     if Path(args.path).is_file() or args.path in BUNDLED or args.path in KNOWN_WEIGHTS:
         from ganaug.convert import describe
+        from ganaug.generators import build_generator
 
-        return describe(open_model(args.path))
+        model = open_model(args.path)
+        return describe(model, build_generator(model))
     cache = LatentCache(args.path)
     header, damaged = cache.header, cache.verify()
     return {

@@ -6,7 +6,7 @@ from typing import Any
 
 from ganaug import checkpoints
 from ganaug.errors import CheckpointError, UserInputError
-from ganaug.generators import build_generator
+from ganaug.generators import Network, build_generator
 from ganaug.interfaces import Generator
 from ganaug.known_weights import known_by_digest
 
@@ -46,19 +46,19 @@ def convert(source: str | Path, out: str | Path | None = None, *, licence: str |
     parts = {name: model.part(name) for name in model.parts - {"generator"}}
     checkpoints.write(target, {"generator": generator.state_dict(), **parts}, description, half=False)
     written = checkpoints.open_model(target)
-    if build_generator(written).fingerprint != generator.fingerprint:
+    found = build_generator(written)
+    if found.fingerprint != generator.fingerprint:
         os.unlink(target)
         raise CheckpointError(f"{target}: was not written as it should be, and is removed; is the disk in order?")
-    return {**describe(written), "out": str(target)}
+    return {**describe(written, found), "out": str(target)}
 
 
-def describe(model: checkpoints.Model) -> dict[str, Any]:
-    """Family, resolution, layout of the latents, parameters and licence of a model file.
+def describe(model: checkpoints.Model, generator: Network) -> dict[str, Any]:
+    """Family, resolution, layout of the latents, parameters and licence of a model file and its generator.
 
     Raises:
-        CheckpointError: If its generator cannot be built.
+        CheckpointError: If one of its networks is damaged.
     """
-    generator = build_generator(model)
     spec = generator.latent_spec
     counted = {name: sum(t.numel() for t in model.part(name).values()) for name in model.parts - {"generator"}}
     source = model.description.get("source") or {}

@@ -191,7 +191,11 @@ def _precompute_batch(
     batch_size: int,
 ) -> tuple[int, int]:
     """Inverts one batch; returns how many records were written and how many images failed."""
-    if all(_is_done(photo, cache, cutter.alignment) for photo in batch):
+    records_of = [_records(photo, cache, cutter.alignment) for photo in batch]
+    # Files are read only where all of the batch may be done; else they are read below.
+    if all(None not in found for found in records_of) and all(
+        _is_done(photo, found, cutter.alignment) for photo, found in zip(batch, records_of, strict=True)
+    ):
         return 0, 0
     chips, failures = cutter.cut(batch)
     stored = {chip.key: _stored(cache, chip.key) for chip in chips}
@@ -212,14 +216,16 @@ def _precompute_batch(
     return len(records), len(failures)
 
 
-def _is_done(photo: Photo, cache: LatentCache, alignment: Alignment) -> bool:
-    """Whether the cache has whole records of the photo as it is now."""
+def _records(photo: Photo, cache: LatentCache, alignment: Alignment) -> list[Record | None]:
+    """What the cache has of a photo's faces; None for a record that is missing or damaged."""
     keys = [photo.key]
     if alignment.which_face == "all":
         keys += _further_keys(photo.key, cache)
-    records = [_stored(cache, key) for key in keys]
-    if any(record is None for record in records):
-        return False
+    return [_stored(cache, key) for key in keys]
+
+
+def _is_done(photo: Photo, records: Sequence[Record | None], alignment: Alignment) -> bool:
+    """Whether whole records are of the photo as it is now."""
     try:
         image, source_hash = photo.read()
         known = photo.points if alignment.mode == "points" else None

@@ -60,6 +60,7 @@ SAME_LAYER = {
     ("cache", "lmdb_pool"),
     ("cache", "cache_format"),
     ("published", "alias_free"),
+    ("published", "known_weights"),
     ("checkpoints", "published"),
     ("checkpoints", "known_weights"),
     ("faces", "user_functions"),

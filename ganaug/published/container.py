@@ -5,16 +5,13 @@ The only door for untrusted bytes. Whatever a file does, the caller meets a tree
 """
 
 import io
-import re
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
-
-import numpy as np
+from typing import Any, BinaryIO
 
 from ganaug.errors import CheckpointError
-from ganaug.published.inert import NUMPY_DTYPE, check_sizes, count_elements
 from ganaug.published.limits import Budget, Source
 from ganaug.published.names import look_up_with
+from ganaug.published.npy import read_npy
 from ganaug.published.plain import plain
 from ganaug.published.torch_files import LEGACY_MAGIC, read_legacy, read_zip, storage_from_bytes
 from ganaug.published.unpickle import Machine
@@ -23,12 +20,6 @@ from ganaug.published.unpickle import Machine
 MAX_FILE_BYTES = 32 << 30
 # NVIDIA's largest pickles (StyleGAN3-R with its discriminator) are below 1 GB; these are read into memory as a whole.
 MAX_PICKLE_BYTES = 8 << 30
-
-# The header that numpy writes. Read here and not by numpy, which evaluates it as a Python literal.
-MAX_NPY_HEADER = 4096
-_NPY_HEADER = re.compile(
-    r"\{'descr': '([<>=|]?[a-z]\d)', 'fortran_order': (True|False), 'shape': \(([\d, ]{0,200})\), ?\} *\n"
-)
 
 # First bytes of files that are often downloaded in place of weights.
 _NOT_WEIGHTS = {
@@ -80,7 +71,7 @@ def _read(path: Path, file: BinaryIO, size: int) -> Any:
     if head.startswith(b"PK\3\4"):
         return read_zip(path, file, size)
     if head.startswith(b"\x93NUMPY"):
-        return _read_npy(file, size)
+        return read_npy(file, size)
     if head[257:262] == b"ustar":
         raise CheckpointError("a tar archive; unpack it first (torch files from 2016: save them again with torch 1.x)")
     if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
@@ -107,23 +98,6 @@ def _read_pickle(file: BinaryIO, size: int) -> Any:
     if source.remaining:
         raise CheckpointError(f"damaged: {source.remaining} bytes behind its end")
     return value
-
-
-def _read_npy(file: BinaryIO, size: int) -> np.ndarray[Any, Any]:
-    version = file.read(8)[6:]
-    if version not in (b"\1\0", b"\2\0"):
-        raise CheckpointError(f"a .npy file of version {tuple(version)}; expected 1.0 or 2.0")
-    width = 2 if version == b"\1\0" else 4
-    length = int.from_bytes(file.read(width), "little")
-    header = _NPY_HEADER.fullmatch(file.read(min(length, MAX_NPY_HEADER)).decode("latin1"))
-    if header is None or not NUMPY_DTYPE.fullmatch(header[1]):
-        raise CheckpointError("a .npy file with something else than plain numbers, or with a damaged header")
-    shape = tuple(int(dim) for dim in header[3].split(",") if dim.strip())
-    dtype, held = np.dtype(header[1]), size - 8 - width - length
-    if count_elements(check_sizes(shape)) * dtype.itemsize != held:
-        raise CheckpointError(f"a .npy file of shape {shape}, but with {held} bytes")
-    order: Literal["F", "C"] = "F" if header[2] == "True" else "C"
-    return np.fromfile(file, dtype).reshape(shape, order=order)
 
 
 def _one_line(text: str) -> str:

@@ -5,7 +5,6 @@ somewhere, without an error and without meaning. The only evidence is its name a
 :func:`ganaug.edits.published.import_directions` holds a user to it.
 """
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ganaug.errors import CheckpointError
+from ganaug.known_weights import digest
 from ganaug.published.container import open_tree
 from ganaug.published.npz import is_npz, read_npz
 
@@ -87,9 +87,7 @@ def read_directions(path: str | Path) -> PublishedDirections:
             space, evidence = "z", f"{evidence}; its standard deviations, all 1 as in Z".removeprefix("; ")
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return PublishedDirections(names, vectors, std, mean, space, made_for, evidence, sha256)
+    return PublishedDirections(names, vectors, std, mean, space, made_for, evidence, digest(path))
 
 
 Parsed = tuple[tuple[str, ...], Tensor, Tensor | None, Tensor | None]

@@ -1,11 +1,11 @@
 """The layouts of the field's checkpoints that are known, and the one function that reads any of them."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ganaug.errors import CheckpointError
+from ganaug.known_weights import digest
 from ganaug.published import PublishedModel, encoders, mmagic, rosinality, semantic, stylegan2, stylegan3
 from ganaug.published.container import open_tree
 from ganaug.published.tree import InertModule
@@ -38,14 +38,9 @@ def read_model(path: Path) -> PublishedModel:
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from error
         if model is not None:
-            source = {"file": path.name, "sha256": _sha256(path)}
+            source = {"file": path.name, "sha256": digest(path)}
             return PublishedModel({**model.description, "source": source}, model.parts)
     raise CheckpointError(f"{path}: {_summary(tree)} is no known generator; known layouts: {', '.join(FORMATS)}")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _summary(tree: Any) -> str:
