@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data import Dataset, default_collate
 
 from ganaug.faces.orientation import UPRIGHT, exif_orientation, shown_as_stored
 from ganaug.interfaces import UserInputError
@@ -89,6 +89,26 @@ class FileHasher:
             if image is not None and shown_as_stored(image, path, orientation):
                 self._turned[path] = orientation
         return self._turned.get(path, UPRIGHT)
+
+
+def fetch(
+    dataset: Dataset[Any], indices: Sequence[int], paths: Sequence[str | None] | None, hasher: FileHasher
+) -> IndexedItems:
+    """Items of a batch with their indices and, if ``paths`` are given, what their files hold now."""
+    if callable(getattr(dataset, "__getitems__", None)):
+        items = IndexedItems(dataset.__getitems__(list(indices)))  # type: ignore[attr-defined]
+    else:
+        items = IndexedItems([dataset[i] for i in indices])
+    items.indices = list(indices)
+    if paths is not None:
+        hashes, turned = np.zeros((len(indices), HASH_BYTES), np.uint8), np.ones(len(indices), np.uint8)
+        for row, index in enumerate(indices):
+            path = paths[index]
+            if path is not None:
+                hashes[row] = np.frombuffer(hasher(path), np.uint8)
+                turned[row] = hasher.turned(path, items[row])
+        items.hashes, items.turned = hashes, turned if turned.max(initial=1) > 1 else None
+    return items
 
 
 def pil_to_tensor(image: Image.Image) -> Tensor:

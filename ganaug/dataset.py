@@ -1,6 +1,5 @@
 """The wrapper around a face dataset: knows which of its samples have latents, and draws their recipes."""
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -14,12 +13,11 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from ganaug import rng
-from ganaug.batches import HASH_BYTES, FileHasher, IndexedItems
-from ganaug.cache import DAMAGED, FOUND, LatentCache, ManyLatents
+from ganaug.batches import FileHasher, IndexedItems, fetch
+from ganaug.cache import LatentCache
 from ganaug.checkpoints import open_model
 from ganaug.classical import ClassicalAugmentation
-from ganaug.degrade import Degradation, DegradationConfig, variant_pixels
-from ganaug.edits import ATTRIBUTES, build_edits, default_edits
+from ganaug.degrade import Degradation, DegradationConfig
 from ganaug.faces.geometry import FITS, Fit
 from ganaug.faces.masks import Background, make_background
 from ganaug.faces.normalization import Normalize, resolve_normalization
@@ -29,15 +27,15 @@ from ganaug.faces.templates import TEMPLATES, template_of
 from ganaug.faces.transforms import warn_of_random_steps
 from ganaug.generators import load_generator
 from ganaug.interfaces import CacheError, CheckpointError, Edit, Generator, UserInputError
+from ganaug.latent_reader import LatentReader
 from ganaug.policy import AugmentationPolicy, PartnerPool, Ratio
+from ganaug.preservation import choose_edits
 from ganaug.provenance import BatchRecipe, Source
 
 if TYPE_CHECKING:  # the layers above; imported late so that the wrapper stays below them
     from ganaug.loader import AugmentedLoader, AugmentingCollate
 
 Classical = Literal["default"] | nn.Module | None
-
-_TYPICAL_RECORDS = 256  # enough for a median, few enough to be read at once
 
 
 class GANAugmentedDataset(Dataset[Any]):
@@ -116,9 +114,13 @@ class GANAugmentedDataset(Dataset[Any]):
         self.cache = cache if isinstance(cache, LatentCache) else LatentCache(cache)
         self.items: list[Item] = list_items(dataset, key)
         self.header = self.cache.header
+        self.reader = LatentReader(self.cache, [item.key for item in self.items])
         self.generator = generator if generator is not None else load_generator(self.header.generator)
         self.cache.check_generator(self.generator.fingerprint, self.generator.latent_spec)
-        self.policy = policy if policy is not None else self._build_policy(ratio, edits, preserve, seed)
+        if policy is None:
+            chosen = choose_edits(edits, preserve, self.generator)
+            policy = AugmentationPolicy(ratio, chosen, preserve, seed=seed)
+        self.policy = policy
         self.classical: nn.Module | None = ClassicalAugmentation() if classical == "default" else classical
         if self.classical is not None and not isinstance(self.classical, nn.Module):
             raise UserInputError(f"classical must be 'default', None or a torch module, got {classical!r}")
@@ -131,13 +133,11 @@ class GANAugmentedDataset(Dataset[Any]):
         self.chip_points = self._find_chip_points()
         self.normalization = resolve_normalization(normalize, dataset)
         self.degradation = None if degradation is None else Degradation(degradation, self.generator.img_resolution)
-        self._variant_pixels = np.full(len(self.items), np.nan)  # of indices met so far
         if self.policy.may_generate:
             warn_of_random_steps(dataset)
         self.epoch = 0
         self.counts: Counter[str] = Counter()
         self._hasher = FileHasher()
-        self._warned: set[Source] = set()
         if self.policy.may_generate and "label" in self.policy.preserve and list_labels(dataset) is None:
             raise UserInputError(
                 f"preserve has 'label', but {type(dataset).__name__} keeps no labels (.targets, .labels or .y); "
@@ -162,28 +162,6 @@ class GANAugmentedDataset(Dataset[Any]):
                 "parts; give Background(fill, parser=...), or make the cache with --align points --template NAME"
             )
         return torch.from_numpy(TEMPLATES[template]).float()
-
-    def _build_policy(
-        self, ratio: Ratio, edits: Sequence[str | Edit] | None, preserve: Sequence[str], seed: int
-    ) -> AugmentationPolicy:
-        if isinstance(preserve, str):
-            raise UserInputError(f"preserve is a sequence of attribute names, got the string {preserve!r}")
-        if edits is not None and (isinstance(edits, str) or not isinstance(edits, Sequence)):
-            raise UserInputError(f"edits is a sequence of names or Edit objects, got {edits!r}")
-        known = ATTRIBUTES.union({"label"}, *(edit.touches for edit in edits or () if isinstance(edit, Edit)))
-        unknown = sorted(set(preserve) - known)
-        if unknown:
-            raise UserInputError(f"preserve names unknown attributes {unknown}; known are {', '.join(sorted(known))}")
-        if edits is not None:
-            return AugmentationPolicy(ratio, build_edits(edits, self.generator), preserve, seed=seed)
-        kept = set(preserve)
-        defaults = build_edits(default_edits(self.generator), self.generator)
-        built = [edit for edit in defaults if not edit.touches & kept]
-        if not built:
-            raise UserInputError(
-                f"every default edit touches something in preserve={list(preserve)}; name edits yourself"
-            )
-        return AugmentationPolicy(ratio, built, preserve, seed=seed)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -242,93 +220,13 @@ class GANAugmentedDataset(Dataset[Any]):
         keys = [self.items[i].key for i in at]
         pool = self.pool if self.policy.ratio_at(epoch) > 0.0 else None
         classical = self.classical if isinstance(self.classical, ClassicalAugmentation) else None
-        pixels = None if self.degradation is None else self.variant_pixels_of(at)
+        fills = self.paste == "aligned"  # then each variant fills its item
+        pixels = None if self.degradation is None or fills else self.reader.variant_pixels_of(at)
         return self.policy.draw(at, keys, self.key_hashes[at], epoch, pool, classical, self.degradation, pixels)
 
-    def variant_pixels_of(self, indices: NDArray[np.int64]) -> NDArray[np.float64] | None:
-        """How finely the generator draws each sample, see :func:`ganaug.degrade.variant_pixels`.
-
-        The cache is read once for each sample, real or not: a real photo loses what its own variant would.
-
-        Args:
-            indices: ``(B,)`` dataset indices.
-
-        Returns:
-            ``(B,)``; the median of the others for samples without latents. None where each variant fills its item:
-            chips cut from the centre, or items in the generator's framing.
-        """
-        if self.header.alignment["mode"] == "center" or self.paste == "aligned":
-            return None
-        new = np.unique(indices[np.isnan(self._variant_pixels[indices])])
-        if len(new):
-            found = self.cache.get_many([self.items[i].key for i in new])
-            self._variant_pixels[new] = variant_pixels(found.transforms, found.photo_sizes, self._typical_pixels)
-        return self._variant_pixels[indices]
-
-    @cached_property
-    def _typical_pixels(self) -> float:
-        """Median over the first records of the cache."""
-        found = self.cache.get_many(sorted(self.cache.keys())[:_TYPICAL_RECORDS])
-        pixels = variant_pixels(found.transforms, found.photo_sizes, unknown=np.nan)
-        known = pixels[np.isfinite(pixels)]
-        return float(np.median(known)) if len(known) else float(self.generator.img_resolution)
-
     def latents_for(self, recipe: BatchRecipe, hashes: NDArray[np.uint8] | None = None) -> dict[str, torch.Tensor]:
-        """Latents that a batch needs, in one transaction; samples whose record cannot be used become real.
-
-        Args:
-            recipe: Changed in place where a record is missing, damaged or stale.
-            hashes: ``(B, 32)`` sha256 of the samples' files now, if known.
-
-        Returns:
-            ``"self"`` and the name of each edit with a partner -> ``(K, L, D)`` for the K generated samples, and
-            ``"geometry"`` -> ``(K, 8)`` float32, their matrices from photo to chip and sizes of photos; empty for none.
-        """
-        wanted = np.flatnonzero(recipe.is_generated)
-        if not len(wanted):
-            return {}
-        groups = {"self": [recipe.keys[i] for i in wanted]}
-        groups |= {name: [keys[i] for i in wanted] for name, keys in recipe.partners.items()}
-        found = self.cache.get_many([key for keys in groups.values() for key in keys])
-        blocks = {name: slice(n * len(wanted), (n + 1) * len(wanted)) for n, name in enumerate(groups)}
-        self._refuse_unusable(recipe, wanted, found, blocks, hashes)
-        usable = recipe.is_generated[wanted]
-        latents = {name: torch.from_numpy(found.latents[block][usable]) for name, block in blocks.items()}
-        return latents | {"geometry": torch.from_numpy(found.geometry[: len(wanted)][usable])}
-
-    def _refuse_unusable(
-        self,
-        recipe: BatchRecipe,
-        wanted: NDArray[np.int64],
-        found: ManyLatents,
-        blocks: dict[str, slice],
-        hashes: NDArray[np.uint8] | None,
-    ) -> None:
-        own = found.status[: len(wanted)]
-        recipe.source[wanted[own != FOUND]] = Source.NO_LATENT
-        recipe.source[wanted[own == DAMAGED]] = Source.DAMAGED
-        if hashes is not None and hashes.size:
-            now, then = hashes[wanted], found.source_hashes[: len(wanted)]
-            # Zeros: the file could not be read, the sample has none, or the record was made from none.
-            stale = (own == FOUND) & (now != then).any(axis=1) & now.any(axis=1) & then.any(axis=1)
-            recipe.source[wanted[stale]] = Source.STALE
-        for column, name in enumerate(recipe.edit_names):
-            if name in blocks:  # an edit whose partner cannot be read is left out
-                recipe.active[wanted[found.status[blocks[name]] != FOUND], column] = False
-        self._warn_of_unusable(recipe)
-
-    def _warn_of_unusable(self, recipe: BatchRecipe) -> None:
-        """Says once for each reason why a record was not used."""
-        reasons = {Source.STALE: "its image has changed since", Source.DAMAGED: "its record fails the checksum"}
-        for source, why in reasons.items():
-            found = np.flatnonzero(recipe.source == source)
-            if len(found) and source not in self._warned:
-                self._warned.add(source)
-                warnings.warn(
-                    f"no variant for {recipe.keys[int(found[0])]!r} in {self.cache.path}: {why}; the real image is "
-                    "used. Run `ganaug precompute` again to repair. Further cases are only counted (.counts).",
-                    stacklevel=2,
-                )
+        """Latents that a batch needs, see :meth:`ganaug.latent_reader.LatentReader.latents_for`."""
+        return self.reader.latents_for(recipe, hashes)
 
     def count(self, recipe: BatchRecipe) -> None:
         """Adds a batch that was served to ``counts``."""
@@ -375,23 +273,3 @@ class GANAugmentedDataset(Dataset[Any]):
         names = [edit.name for edit in self.policy.edits]
         cache, ratio = str(self.cache.path), self.policy.ratio
         return f"GANAugmentedDataset({self.dataset!r}, cache={cache!r}, ratio={ratio}, edits={names})"
-
-
-def fetch(
-    dataset: Dataset[Any], indices: Sequence[int], paths: Sequence[str | None] | None, hasher: FileHasher
-) -> IndexedItems:
-    """Items of a batch with their indices and, if ``paths`` are given, what their files hold now."""
-    if callable(getattr(dataset, "__getitems__", None)):
-        items = IndexedItems(dataset.__getitems__(list(indices)))  # type: ignore[attr-defined]
-    else:
-        items = IndexedItems([dataset[i] for i in indices])
-    items.indices = list(indices)
-    if paths is not None:
-        hashes, turned = np.zeros((len(indices), HASH_BYTES), np.uint8), np.ones(len(indices), np.uint8)
-        for row, index in enumerate(indices):
-            path = paths[index]
-            if path is not None:
-                hashes[row] = np.frombuffer(hasher(path), np.uint8)
-                turned[row] = hasher.turned(path, items[row])
-        items.hashes, items.turned = hashes, turned if turned.max(initial=1) > 1 else None
-    return items

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler, default_collate
 
-from ganaug.batches import FileHasher, HostBatch, HostCollate, IndexedItems
-from ganaug.dataset import GANAugmentedDataset, fetch
+from ganaug.batches import FileHasher, HostBatch, HostCollate, IndexedItems, fetch
+from ganaug.dataset import GANAugmentedDataset
 from ganaug.interfaces import UserInputError
 from ganaug.sampling import KeyedSampler, SkippingBatchSampler
 from ganaug.stage import DeviceStage, refuse_cuda_in_worker

@@ -10,9 +10,9 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ganaug.batches import FileHasher, HostCollate, find_images
+from ganaug.batches import FileHasher, HostCollate, fetch, find_images
 from ganaug.cache import LatentCache
-from ganaug.dataset import GANAugmentedDataset, fetch
+from ganaug.dataset import GANAugmentedDataset
 from ganaug.faces.align import Alignment, align, to_unit_range
 from ganaug.faces.images import find_images as find_image_files
 from ganaug.faces.images import read_image

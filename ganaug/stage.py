@@ -8,8 +8,8 @@ import torch
 from torch.utils.data import get_worker_info
 
 from ganaug.augment import BatchAugmenter
-from ganaug.batches import FileHasher, HostBatch, HostCollate, add_info, find_images, move_to, replace_at
-from ganaug.dataset import GANAugmentedDataset, fetch
+from ganaug.batches import FileHasher, HostBatch, HostCollate, add_info, fetch, find_images, move_to, replace_at
+from ganaug.dataset import GANAugmentedDataset
 from ganaug.faces.normalization import RANGE_TOLERANCE, restore_unchanged
 from ganaug.faces.orientation import UPRIGHT, geometry_as_stored
 from ganaug.interfaces import Generator, UserInputError, resolve_device

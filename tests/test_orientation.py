@@ -11,8 +11,7 @@ from conftest import random_image
 from PIL import Image, ImageOps
 from torchvision.transforms import functional as tvf
 
-from ganaug.batches import FileHasher
-from ganaug.dataset import fetch
+from ganaug.batches import FileHasher, fetch
 from ganaug.faces.geometry import apply_points
 from ganaug.faces.orientation import exif_orientation, geometry_as_stored, shown_as_stored
 

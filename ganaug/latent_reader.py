@@ -1,0 +1,114 @@
+"""From the cache to a batch: the latents that its recipe asks for, and what becomes of samples without."""
+
+import warnings
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ganaug.cache import DAMAGED, FOUND, LatentCache, ManyLatents
+from ganaug.degrade import variant_pixels
+from ganaug.provenance import BatchRecipe, Source
+
+_TYPICAL_RECORDS = 256  # enough for a median, few enough to be read at once
+
+
+class LatentReader:
+    """Reads what batches of one dataset need from its cache.
+
+    Args:
+        cache: The cache.
+        keys: ``N`` keys, one for each index of the dataset.
+    """
+
+    def __init__(self, cache: LatentCache, keys: Sequence[str]) -> None:
+        self.cache, self.keys, self.header = cache, keys, cache.header
+        self._variant_pixels = np.full(len(keys), np.nan)  # of indices met so far
+        self._warned: set[Source] = set()
+
+    def variant_pixels_of(self, indices: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        """How finely the generator draws each sample, see :func:`ganaug.degrade.variant_pixels`.
+
+        The cache is read once for each sample, real or not: a real photo loses what its own variant would.
+
+        Args:
+            indices: ``(B,)`` dataset indices.
+
+        Returns:
+            ``(B,)``; the median of the others for samples without latents. None for chips cut from the centre, where
+            each variant fills its item.
+        """
+        if self.header.alignment["mode"] == "center":
+            return None
+        new = np.unique(indices[np.isnan(self._variant_pixels[indices])])
+        if len(new):
+            found = self.cache.get_many([self.keys[i] for i in new])
+            self._variant_pixels[new] = variant_pixels(found.transforms, found.photo_sizes, self._typical_pixels)
+        return self._variant_pixels[indices]
+
+    @cached_property
+    def _typical_pixels(self) -> float:
+        """Median over the first records of the cache."""
+        found = self.cache.get_many(sorted(self.cache.keys())[:_TYPICAL_RECORDS])
+        pixels = variant_pixels(found.transforms, found.photo_sizes, unknown=np.nan)
+        known = pixels[np.isfinite(pixels)]
+        return float(np.median(known)) if len(known) else float(self.header.alignment["size"])
+
+    def latents_for(self, recipe: BatchRecipe, hashes: NDArray[np.uint8] | None = None) -> dict[str, torch.Tensor]:
+        """Latents that a batch needs, in one transaction; samples whose record cannot be used become real.
+
+        Args:
+            recipe: Changed in place where a record is missing, damaged or stale.
+            hashes: ``(B, 32)`` sha256 of the samples' files now, if known.
+
+        Returns:
+            ``"self"`` and the name of each edit with a partner -> ``(K, L, D)`` for the K generated samples, and
+            ``"geometry"`` -> ``(K, 8)`` float32, their matrices from photo to chip and sizes of photos; empty for none.
+        """
+        wanted = np.flatnonzero(recipe.is_generated)
+        if not len(wanted):
+            return {}
+        groups = {"self": [recipe.keys[i] for i in wanted]}
+        groups |= {name: [keys[i] for i in wanted] for name, keys in recipe.partners.items()}
+        found = self.cache.get_many([key for keys in groups.values() for key in keys])
+        blocks = {name: slice(n * len(wanted), (n + 1) * len(wanted)) for n, name in enumerate(groups)}
+        self._refuse_unusable(recipe, wanted, found, blocks, hashes)
+        usable = recipe.is_generated[wanted]
+        latents = {name: torch.from_numpy(found.latents[block][usable]) for name, block in blocks.items()}
+        return latents | {"geometry": torch.from_numpy(found.geometry[: len(wanted)][usable])}
+
+    def _refuse_unusable(
+        self,
+        recipe: BatchRecipe,
+        wanted: NDArray[np.int64],
+        found: ManyLatents,
+        blocks: dict[str, slice],
+        hashes: NDArray[np.uint8] | None,
+    ) -> None:
+        own = found.status[: len(wanted)]
+        recipe.source[wanted[own != FOUND]] = Source.NO_LATENT
+        recipe.source[wanted[own == DAMAGED]] = Source.DAMAGED
+        if hashes is not None and hashes.size:
+            now, then = hashes[wanted], found.source_hashes[: len(wanted)]
+            # Zeros: the file could not be read, the sample has none, or the record was made from none.
+            stale = (own == FOUND) & (now != then).any(axis=1) & now.any(axis=1) & then.any(axis=1)
+            recipe.source[wanted[stale]] = Source.STALE
+        for column, name in enumerate(recipe.edit_names):
+            if name in blocks:  # an edit whose partner cannot be read is left out
+                recipe.active[wanted[found.status[blocks[name]] != FOUND], column] = False
+        self._warn_of_unusable(recipe)
+
+    def _warn_of_unusable(self, recipe: BatchRecipe) -> None:
+        """Says once for each reason why a record was not used."""
+        reasons = {Source.STALE: "its image has changed since", Source.DAMAGED: "its record fails the checksum"}
+        for source, why in reasons.items():
+            found = np.flatnonzero(recipe.source == source)
+            if len(found) and source not in self._warned:
+                self._warned.add(source)
+                warnings.warn(
+                    f"no variant for {recipe.keys[int(found[0])]!r} in {self.cache.path}: {why}; the real image is "
+                    "used. Run `ganaug precompute` again to repair. Further cases are only counted (.counts).",
+                    stacklevel=2,
+                )
