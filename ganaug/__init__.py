@@ -19,13 +19,16 @@ if TYPE_CHECKING:
     from ganaug.edits.published import import_directions
     from ganaug.errors import CacheError, CheckpointError, GanaugError, ImageError, UserInputError
     from ganaug.faces.datasets import FaceDataset, open_dataset
+    from ganaug.gate import IdentityGate
     from ganaug.generators import GENERATORS, StyleGAN2, load_generator
     from ganaug.interfaces import LatentSpec
     from ganaug.inversion import INVERTERS, EncoderInverter, OptimizationInverter
     from ganaug.loader import AugmentedLoader
-    from ganaug.policy import AugmentationPolicy, linear_ratio
-    from ganaug.provenance import Recipe, Source
+    from ganaug.policy import AugmentationPolicy
+    from ganaug.provenance import Recipe, Source, read_recipes, write_recipes
+    from ganaug.schedules import cosine_ratio, curriculum, linear_ratio, step_ratio
     from ganaug.stage import replay
+    from ganaug.strengths import Constant, Normal, Uniform
 
 # Name -> module. Imported at first use: torch and kornia take seconds, and `ganaug --help` needs neither.
 _MODULES = {
@@ -38,6 +41,7 @@ _MODULES = {
     "ClassicalAugmentation": "ganaug.classical",
     "ClassicalConfig": "ganaug.classical",
     "DegradationConfig": "ganaug.degrade",
+    "Constant": "ganaug.strengths",
     "Direction": "ganaug.edits",
     "EDITS": "ganaug.edits",
     "EncoderInverter": "ganaug.inversion",
@@ -46,21 +50,29 @@ _MODULES = {
     "GENERATORS": "ganaug.generators",
     "GanaugError": "ganaug.errors",
     "INVERTERS": "ganaug.inversion",
+    "IdentityGate": "ganaug.gate",
     "ImageError": "ganaug.errors",
     "LatentCache": "ganaug.cache",
     "LatentSpec": "ganaug.interfaces",
+    "Normal": "ganaug.strengths",
     "OptimizationInverter": "ganaug.inversion",
     "Recipe": "ganaug.provenance",
     "Record": "ganaug.cache",
     "Source": "ganaug.provenance",
     "StyleGAN2": "ganaug.generators",
     "StyleMixing": "ganaug.edits",
+    "Uniform": "ganaug.strengths",
     "UserInputError": "ganaug.errors",
+    "cosine_ratio": "ganaug.schedules",
+    "curriculum": "ganaug.schedules",
     "import_directions": "ganaug.edits.published",
-    "linear_ratio": "ganaug.policy",
+    "linear_ratio": "ganaug.schedules",
     "open_dataset": "ganaug.faces.datasets",
     "load_generator": "ganaug.generators",
+    "read_recipes": "ganaug.provenance",
     "replay": "ganaug.stage",
+    "step_ratio": "ganaug.schedules",
+    "write_recipes": "ganaug.provenance",
 }
 
 __all__ = [
@@ -75,27 +87,36 @@ __all__ = [
     "CheckpointError",
     "ClassicalAugmentation",
     "ClassicalConfig",
+    "Constant",
     "DegradationConfig",
     "Direction",
     "EncoderInverter",
     "FaceDataset",
     "GANAugmentedDataset",
     "GanaugError",
+    "IdentityGate",
     "ImageError",
     "LatentCache",
     "LatentSpec",
+    "Normal",
     "OptimizationInverter",
     "Recipe",
     "Record",
     "Source",
     "StyleGAN2",
     "StyleMixing",
+    "Uniform",
     "UserInputError",
+    "cosine_ratio",
+    "curriculum",
     "import_directions",
     "linear_ratio",
     "load_generator",
     "open_dataset",
+    "read_recipes",
     "replay",
+    "step_ratio",
+    "write_recipes",
 ]
 
 

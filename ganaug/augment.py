@@ -8,18 +8,23 @@ from torch import Tensor, nn
 
 from ganaug.classical import ClassicalAugmentation
 from ganaug.degrade import Degradation
+from ganaug.edits.subspace import Subspace
 from ganaug.faces.align import to_unit_range
 from ganaug.faces.geometry import Fit
 from ganaug.faces.masks import Background, foreground_of_logits, landmark_masks
 from ganaug.faces.paste import Paste, aligned_to_item, chip_to_item, paste, paste_aligned, paste_whole
 from ganaug.faces.warp import warp
+from ganaug.gatekeeper import Gatekeeper
 from ganaug.interfaces import Edit, Generator, UserInputError
-from ganaug.provenance import BatchRecipe
+from ganaug.provenance import BatchRecipe, Source
 from ganaug.rng import hash_text
 
 MAX_BATCH = 256  # bounds memory
 # Feature maps of more faces leave the caches: at 64 px, 128 at a time cost twice as much each as 16 (one core).
 MAX_BATCH_CPU = 16
+
+# What is left of the move, from one attempt to the next, of a variant that a gate refuses.
+BACK_OFF = (1.0, 0.5, 0.25)
 
 
 class BatchAugmenter:
@@ -36,6 +41,12 @@ class BatchAugmenter:
         background: What becomes of the background of variants; None to leave it.
         chip_points: ``(5, 2)`` points of the face in [0, 1] of the chip, for a background without a parser and a
             generator without parts.
+        gatekeeper: Gates that variants have to pass, or None for none.
+        freed_of: Directions that no variant moves along, on the device; see :mod:`ganaug.preservation`. None for none.
+
+    Attributes:
+        tells: Whether recipes are told of variants without finite pixels where there is no gate, though on a GPU the
+            host has to wait for it. The items are served in their place either way; on a CPU recipes are always told.
     """
 
     def __init__(
@@ -50,6 +61,8 @@ class BatchAugmenter:
         fit: Fit = "auto",
         background: Background | None = None,
         chip_points: Tensor | None = None,
+        gatekeeper: Gatekeeper | None = None,
+        freed_of: Subspace | None = None,
     ) -> None:
         self.generator = generator
         self.edits = edits
@@ -60,6 +73,9 @@ class BatchAugmenter:
         self.fit = fit
         self.background = background
         self.chip_points = chip_points
+        self.gatekeeper = gatekeeper
+        self.freed_of = freed_of
+        self.tells = False
         self.device = generator.w_avg.device
 
     @torch.no_grad()
@@ -68,7 +84,7 @@ class BatchAugmenter:
 
         Args:
             images: ``(B, 3, H, W)`` on the device, uint8 or float in [0, 1].
-            recipe: What each of the B samples receives.
+            recipe: What each of the B samples receives; outcomes of the gate are written into it, see :meth:`serve`.
             latents: ``"self"`` and each partner edit -> ``(K, L, D)``, or ``(K, 2, L, D)`` with anchors, for the K
                 generated samples, on any device; and ``"geometry"`` ``(K, 8)``, best on the CPU, see
                 :func:`ganaug.faces.paste.chip_to_item`. Without it, chips are the items' largest centred squares.
@@ -82,7 +98,7 @@ class BatchAugmenter:
         result = images.float() / 255.0 if images.dtype == torch.uint8 else images.float()
         if len(rows):
             at = torch.from_numpy(rows).to(self.device, non_blocking=True)
-            result = result.index_copy(0, at, self.generate(result.index_select(0, at), recipe, rows, latents))
+            result = result.index_copy(0, at, self.serve(result.index_select(0, at), recipe, rows, latents))
         if self.degradation is not None:
             result = self.degradation(result, recipe.degradation)
         if self.classical is not None:
@@ -92,39 +108,57 @@ class BatchAugmenter:
         return result.to(images.dtype)
 
     @torch.no_grad()
-    def generate(self, items: Tensor, recipe: BatchRecipe, rows: np.ndarray, latents: dict[str, Tensor]) -> Tensor:
-        """Variants of items, in the items' own framing.
+    def serve(self, items: Tensor, recipe: BatchRecipe, rows: np.ndarray, latents: dict[str, Tensor]) -> Tensor:
+        """Variants that pass the gate, and the items themselves where none does.
+
+        Those that fail are drawn again with half of the edits' move, then with a quarter, and the others are not
+        touched. Every round waits for the device once. Without a gate there is one round, in which pixels that are not
+        finite fail.
 
         Args:
             items: ``(K, 3, H, W)`` on the device, in [0, 1]: the samples in ``rows``.
-            recipe: What each sample receives.
+            recipe: What each sample receives. ``scale``, ``identity``, ``attempts`` and, where items are served,
+                ``source`` of ``rows`` are changed in place.
             rows: ``(K,)`` places of the generated samples in the recipe.
             latents: See :meth:`__call__`.
 
         Returns:
             ``(K, 3, H, W)`` in [0, 1].
         """
-        size, resolution = (items.shape[2], items.shape[3]), self.generator.img_resolution
-        latents = {**latents, "self": latents["self"].to(self.device, non_blocking=True).float()}  # once
-        edited = self.edit(recipe, rows, latents)
-        if self.paste_mode == "aligned":
-            matrices = aligned_to_item(resolution, size).expand(len(items), -1, -1)
-            result = paste_aligned(self.render(edited), size)
-        else:
-            geometry = latents["geometry"].cpu() if "geometry" in latents else torch.zeros(len(items), 8)
-            matrices = chip_to_item(geometry, resolution, size, self.fit)
-            if self.paste_mode == "paste":
-                own = latents["self"]
-                code = own[:, 0] if own.ndim == 4 else own
-                drawn, base = self.render(torch.cat([edited, code])).chunk(2)
-                result = paste(items, drawn, base, matrices)
+        variants, keeper = _Variants(self, items, recipe, rows, latents), self.gatekeeper
+        drawn, finite = variants.draw()
+        if keeper is None:
+            if self.tells or self.device.type == "cpu":
+                recipe.source[rows[~finite.cpu().numpy()]] = Source.REJECTED
+            return torch.where(finite[:, None, None, None], drawn, items)
+        photos = keeper.look_at_photos(items, variants.in_items, [recipe.keys[row] for row in rows])
+        scale, failed = recipe.scale[rows], np.arange(len(rows))
+        for number, factor in enumerate(BACK_OFF):
+            if number:
+                at = torch.from_numpy(failed).to(self.device, non_blocking=True)
+                shown, finite = variants.draw_again(scale[failed] * np.float32(factor), failed, at)
+                seen = [None if one is None else one.index_select(0, at) for one in photos]
+                drawn = drawn.index_copy(0, at, shown)
             else:
-                result = paste_whole(items, self.render(edited), matrices)
-        if self.background is None:
-            return result
-        return self.background.apply(result, self._foreground(self.background, result, edited, matrices))
+                shown, seen = drawn, photos
+            score, passed = keeper.judge(shown, variants.in_served[torch.from_numpy(failed)], seen)
+            told = torch.stack([score, (passed & finite).float()]).cpu().numpy()
+            recipe.scale[rows[failed]] = scale[failed] * np.float32(factor)
+            recipe.identity[rows[failed]] = told[0]
+            recipe.attempts[rows[failed]] += 1
+            failed = failed[told[1] == 0.0]
+            if not len(failed):
+                return drawn
+        recipe.source[rows[failed]] = Source.REJECTED
+        at = torch.from_numpy(failed).to(self.device, non_blocking=True)
+        return drawn.index_copy(0, at, items.index_select(0, at))
 
-    def _foreground(self, background: Background, items: Tensor, w_plus: Tensor, matrices: Tensor) -> Tensor:
+    @torch.no_grad()
+    def generate(self, items: Tensor, recipe: BatchRecipe, rows: np.ndarray, latents: dict[str, Tensor]) -> Tensor:
+        """Variants of items, in the items' own framing, whatever a gate would say. Arguments as :meth:`serve`."""
+        return _Variants(self, items, recipe, rows, latents).draw()[0]
+
+    def foreground(self, background: Background, items: Tensor, w_plus: Tensor, matrices: Tensor) -> Tensor:
         """``(K, 1, H, W)`` in [0, 1]: what is not background in variants ``(K, 3, H, W)``."""
         if background.parser is not None:
             return background.foreground(items)
@@ -142,7 +176,7 @@ class BatchAugmenter:
         return warp(foreground, matrices, (items.shape[2], items.shape[3]))
 
     def edit(self, recipe: BatchRecipe, rows: np.ndarray, latents: dict[str, Tensor]) -> Tensor:
-        """Edited ``w_plus (K, L, D)`` of the samples in ``rows``.
+        """Edited ``w_plus (K, L, D)`` of the samples in ``rows``, at full scale.
 
         Where records hold an anchor (see :class:`ganaug.interfaces.Inversion`), edits move the anchor and the move is
         added to the code: ``w + (edit(anchor) - anchor)``, with the anchors of partners.
@@ -163,6 +197,8 @@ class BatchAugmenter:
                 params["partner"] = partner[:, 1] if partner.ndim == 4 else partner
             mask = torch.from_numpy(active).to(self.device, non_blocking=True)
             edited = torch.where(mask[:, None, None], edit.apply(edited, params), edited)
+        if self.freed_of is not None:
+            return code + self.freed_of.remove(edited - anchor)
         return code + (edited - anchor) if own.ndim == 4 else edited
 
     def render(self, w_plus: Tensor) -> Tensor:
@@ -181,8 +217,9 @@ class BatchAugmenter:
         cuda = [self.device] if self.device.type == "cuda" else []
         out = []
         with torch.random.fork_rng(devices=cuda):
-            for image, key in zip(images.split(1), recipe.keys, strict=True):
-                seed = hash_text(f"{recipe.seed} {recipe.epoch} {key} classical module")
+            for image, key, variant in zip(images.split(1), recipe.keys, recipe.variant.tolist(), strict=True):
+                number = f" variant {variant}" if variant else ""
+                seed = hash_text(f"{recipe.seed} {recipe.epoch} {key} classical module{number}")
                 torch.default_generator.manual_seed(seed)
                 for index in cuda:
                     torch.cuda.default_generators[index.index or 0].manual_seed(seed)
@@ -193,3 +230,80 @@ class BatchAugmenter:
                         f"{tuple(out[-1].shape)}; it must keep it"
                     )
         return torch.cat(out).clamp(0.0, 1.0)
+
+
+class _Variants:
+    """The variants of one batch: what it takes to draw them, and some of them again.
+
+    Args:
+        augmenter: Who draws.
+        items: ``(K, 3, H, W)`` on the device, in [0, 1].
+        recipe: Of the batch.
+        rows: ``(K,)`` places of the generated samples in the recipe.
+        latents: See :meth:`BatchAugmenter.__call__`.
+
+    Attributes:
+        in_items: ``(K, 2, 3)`` on the CPU, chip to pixels of the real items.
+        in_served: The same, to pixels of what is served.
+    """
+
+    def __init__(
+        self,
+        augmenter: BatchAugmenter,
+        items: Tensor,
+        recipe: BatchRecipe,
+        rows: np.ndarray,
+        latents: dict[str, Tensor],
+    ) -> None:
+        self.augmenter, self.items = augmenter, items
+        size, resolution = (items.shape[2], items.shape[3]), augmenter.generator.img_resolution
+        own = latents["self"].to(augmenter.device, non_blocking=True).float()
+        self.code = own[:, 0] if own.ndim == 4 else own
+        self.edited = augmenter.edit(recipe, rows, {**latents, "self": own})
+        self.scale = recipe.scale[rows]
+        self.base: Tensor | None = None
+        geometry = latents["geometry"].cpu() if "geometry" in latents else torch.zeros(len(items), 8)
+        self.in_items = self.in_served = chip_to_item(geometry, resolution, size, augmenter.fit)
+        if augmenter.paste_mode == "aligned":
+            self.in_served = aligned_to_item(resolution, size).expand(len(items), -1, -1)
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """All of them, at the scale of the recipe: ``(K, 3, H, W)`` in [0, 1], and ``(K,)`` whether they are finite."""
+        moved = self.edited
+        if (self.scale != 1.0).any():
+            whole = torch.from_numpy(self.scale == 1.0).to(moved.device, non_blocking=True)
+            moved = torch.where(whole[:, None, None], moved, _scaled(self.code, moved, self.scale))
+        if self.augmenter.paste_mode != "paste":
+            return self._put(self.items, self.augmenter.render(moved), None, moved, self.in_served)
+        drawn, self.base = self.augmenter.render(torch.cat([moved, self.code])).chunk(2)
+        return self._put(self.items, drawn, self.base, moved, self.in_served)
+
+    def draw_again(self, scale: np.ndarray, rows: np.ndarray, at: Tensor) -> tuple[Tensor, Tensor]:
+        """Some of them, at other scales ``(N,)``; ``rows (N,)`` says which, ``at`` the same on the device."""
+        items, code, edited = (values.index_select(0, at) for values in (self.items, self.code, self.edited))
+        moved = _scaled(code, edited, scale)
+        base = None if self.base is None else self.base.index_select(0, at)
+        return self._put(items, self.augmenter.render(moved), base, moved, self.in_served[torch.from_numpy(rows)])
+
+    def _put(
+        self, items: Tensor, drawn: Tensor, base: Tensor | None, w_plus: Tensor, matrices: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Chips ``drawn`` of ``w_plus`` into the items that they stand for; and whether their pixels are numbers."""
+        augmenter = self.augmenter
+        # Of chips: pasting would keep the photo where a change is not a number. A sum of numbers in [0, 1] is finite.
+        finite = drawn.flatten(1).sum(dim=1).isfinite()
+        if augmenter.paste_mode == "aligned":
+            result = paste_aligned(drawn, (items.shape[2], items.shape[3]))
+        elif base is None:
+            result = paste_whole(items, drawn, matrices)
+        else:
+            result = paste(items, drawn, base, matrices)
+        if augmenter.background is not None:
+            foreground = augmenter.foreground(augmenter.background, result, w_plus, matrices)
+            result = augmenter.background.apply(result, foreground)
+        return result, finite
+
+
+def _scaled(code: Tensor, edited: Tensor, scale: np.ndarray) -> Tensor:
+    """``code + scale * (edited - code)``, ``(K, L, D)`` with ``scale (K,)`` of the host."""
+    return code + torch.from_numpy(scale).to(code.device, non_blocking=True)[:, None, None] * (edited - code)

@@ -92,14 +92,28 @@ class FileHasher:
 
 
 def fetch(
-    dataset: Dataset[Any], indices: Sequence[int], paths: Sequence[str | None] | None, hasher: FileHasher
+    dataset: Dataset[Any],
+    indices: Sequence[int],
+    paths: Sequence[str | None] | None,
+    hasher: FileHasher,
+    bases: NDArray[np.int64] | None = None,
 ) -> IndexedItems:
-    """Items of a batch with their indices and, if ``paths`` are given, what their files hold now."""
+    """Items of a batch with their indices and, if ``paths`` are given, what their files hold now.
+
+    Args:
+        dataset: The base dataset.
+        indices: ``B`` indices, which the items keep.
+        paths: File of each item of ``dataset``.
+        hasher: Reads the files.
+        bases: Index in ``dataset`` behind each index, where they differ: see :class:`ganaug.extras.Extras`.
+    """
+    given = list(indices)
+    indices = given if bases is None else bases[given].tolist()
     if callable(getattr(dataset, "__getitems__", None)):
         items = IndexedItems(dataset.__getitems__(list(indices)))  # type: ignore[attr-defined]
     else:
         items = IndexedItems([dataset[i] for i in indices])
-    items.indices = list(indices)
+    items.indices = given
     if paths is not None:
         hashes, turned = np.zeros((len(indices), HASH_BYTES), np.uint8), np.ones(len(indices), np.uint8)
         for row, index in enumerate(indices):

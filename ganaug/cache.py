@@ -7,6 +7,7 @@ from hashlib import sha256
 
 import lmdb
 import numpy as np
+from numpy.typing import NDArray
 
 from ganaug import lmdb_pool
 from ganaug.cache_format import (
@@ -163,6 +164,17 @@ class LatentCache:
             Latents ``(B, L, D)`` as stored (float16 or float32), status ``(B,)``, source hashes ``(B, 32)`` and
             geometry ``(B, 8)``, in the order of ``keys``.
         """
+        layout, raw, status = self._read_many(keys)
+        latents, hashes, geometry = layout.split(raw)
+        return ManyLatents(latents, np.frombuffer(status, np.uint8), hashes, geometry)
+
+    def get_qualities(self, keys: Sequence[str]) -> NDArray[np.float64]:
+        """``(B, Q)`` figures of B records, columns as ``quality_names`` of the header; NaN without a sound record."""
+        layout, raw, status = self._read_many(keys)
+        found = np.frombuffer(status, np.uint8)[:, None] == FOUND
+        return np.where(found, layout.qualities(raw), np.nan)
+
+    def _read_many(self, keys: Sequence[str]) -> tuple[Layout, bytearray, bytearray]:
         with lmdb_pool.reading(self.path, _NAMES, _RECORDS, self._map_size) as (handle, transaction):
             layout = _layout(handle, transaction)
             views = handle.sound_views(transaction.id())
@@ -170,8 +182,7 @@ class LatentCache:
                 raw, status = bytearray().join(map(views.__getitem__, keys)), bytearray(len(keys))
             except KeyError:
                 raw, status = _read_checked(layout, transaction, views, keys)
-        latents, hashes, geometry = layout.split(raw)
-        return ManyLatents(latents, np.frombuffer(status, np.uint8), hashes, geometry)
+        return layout, raw, status
 
     def put_many(self, records: Iterable[Record]) -> None:
         """Writes records in one transaction: all of them or none are there afterwards, also after a kill or power cut.

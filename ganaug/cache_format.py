@@ -235,6 +235,11 @@ class Layout:
             geometry = geometry.copy()
         return rows[:, start:].reshape(len(rows), *self.shape), entries[:, HASH], geometry
 
+    def qualities(self, raw: bytearray) -> NDArray[np.float64]:
+        """The same records -> ``(B, Q)``, columns as the header's ``quality_names``."""
+        entries = np.frombuffer(raw, np.uint8).reshape(-1, self.record_bytes)
+        return entries[:, HASH.stop : self.prefix.size].copy().view("<f8")
+
     def decode(self, key: str, value: bytes) -> Record:
         """The record that :meth:`encode` made ``value`` of; ``value`` must be sound."""
         _, _, *transform, width, height, source_hash = self.prefix.unpack_from(value)[:11]

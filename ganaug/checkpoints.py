@@ -1,9 +1,9 @@
 """Weight files: one safetensors file per model, with what it is written in its metadata. Nothing in it is executed.
 
-A file holds up to five parts under prefixes: ``generator.``, ``encoder.`` (its feed-forward inverter), ``features.``
-(the trunk of its discriminator, for perceptual comparison), ``discriminator.`` (what stands on that trunk, for
-fine-tuning) and ``prior.`` (a Gaussian over the codes of real photos, to draw faces from). Weights may be stored as
-float16.
+A generator's file holds up to five parts under prefixes: ``generator.``, ``encoder.`` (its feed-forward inverter),
+``features.`` (the trunk of its discriminator, for perceptual comparison), ``discriminator.`` (what stands on that
+trunk, for fine-tuning) and ``prior.`` (a Gaussian over the codes of real photos, to draw faces from). An ``embedder.``
+(of identity, :mod:`ganaug.embedders`) has a file of its own. Weights may be stored as float16.
 
 :func:`open_model` opens these and, through :mod:`ganaug.published`, the field's own checkpoints, as the same thing.
 """
@@ -27,11 +27,14 @@ from ganaug.known_weights import KNOWN_WEIGHTS, check_unchanged, fetched, how_to
 from ganaug.published.formats import read_model
 
 FORMAT = "ganaug-1"
-PARTS = ("generator", "encoder", "features", "prior", "discriminator")
+PARTS = ("generator", "encoder", "features", "prior", "discriminator", "embedder")
 ASSETS = Path(__file__).parent / "assets"
 
 # Models that ship with the package: name -> file.
-BUNDLED: dict[str, Path] = {"faces64": ASSETS / "faces64.safetensors"}
+BUNDLED: dict[str, Path] = {
+    "faces64": ASSETS / "faces64.safetensors",
+    "identity64": ASSETS / "identity64.safetensors",
+}
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ def resolve(name_or_path: str | Path) -> Path:
     if not path.is_file():
         names = ", ".join(sorted(BUNDLED))
         raise CheckpointError(
-            f"no generator {str(name_or_path)!r}: expected one of the bundled names ({names}), a name of "
+            f"no model {str(name_or_path)!r}: expected one of the bundled names ({names}), a name of "
             "`ganaug fetch`, or a model file: .safetensors, .pkl, .pt"
         )
     return path

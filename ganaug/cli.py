@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ganaug import __version__, commands
+from ganaug import __version__, cli_directions, commands
 from ganaug.errors import GanaugError, UserInputError
 
 EXIT_DAMAGED = 1
@@ -135,11 +135,40 @@ def build_parser() -> argparse.ArgumentParser:
     preview = command("preview", commands.preview, "Contact sheet: photo, inversion, variants per edit, as served.")
     preview.add_argument("--cache", metavar="DIR", required=True)
     preview.add_argument("--images", metavar="DIR", help="the photos' folder (default: inversions only)")
-    preview.add_argument("--out", metavar="FILE", type=Path, required=True)
+    preview.add_argument("--out", metavar="FILE", type=Path, required=True, help="PNG; or a folder (--strengths)")
     preview.add_argument("--edits", metavar="NAME,...", help="default: the default edits")
+    preview.add_argument("--directions", metavar="FILE", help="of `ganaug directions`, whose names can be edits")
+    preview.add_argument("--strengths", action="store_true", help="each edit from weak to strong, measured")
+    preview.add_argument(
+        "--embedder", metavar="NAME|FILE", help="measures identity under --strengths (default: identity64), or none"
+    )
     preview.add_argument("--num-faces", metavar="N", type=_positive, default=10, help="default: %(default)s")
     preview.add_argument("--device", default="cpu", help="default: %(default)s")
     preview.add_argument("--seed", type=int, default=0)
+
+    export = command("export", commands.export, "Variants as PNG files. Killed and run again, it continues.")
+    export.add_argument("--cache", metavar="DIR", required=True)
+    export.add_argument("--images", metavar="SRC", required=True, help="the photos that were precomputed")
+    export.add_argument("--dataset", metavar="NAME", help=layout)
+    export.add_argument("--split", metavar="NAME", help="split of --dataset (default: all)")
+    export.add_argument("--out", metavar="DIR", type=Path, required=True)
+    export.add_argument("--variants-per-image", metavar="N", type=_positive, default=1, help="default: %(default)s")
+    export.add_argument("--ratio", metavar="X", type=float, default=1.0, help="share made (default: %(default)s)")
+    export.add_argument("--edits", metavar="NAME,...", help="default: the default edits")
+    export.add_argument("--directions", metavar="FILE", help="of `ganaug directions`, whose names can be edits")
+    export.add_argument("--preserve", metavar="NAME,...", help="what must not change: identity, label, gender, ...")
+    export.add_argument("--label", metavar="NAME", help="attribute of --dataset as label (default: the folder)")
+    export.add_argument("--embedder", metavar="NAME|FILE", help="gate (default: identity64 if identity is preserved)")
+    export.add_argument("--size", metavar="S", type=_positive, help="side in pixels (default: 128 or the generator's)")
+    export.add_argument("--paste", choices=("paste", "aligned", "whole"), default="paste", help="default: %(default)s")
+    export.add_argument("--classical", action="store_true", help="classical augmentation too, as while training")
+    export.add_argument("--batch-size", metavar="N", type=_positive, default=32, help="default: %(default)s")
+    export.add_argument("--num-workers", metavar="N", type=int, default=0, help="default: %(default)s")
+    export.add_argument("--device", default="cpu", help="default: %(default)s")
+    export.add_argument("--seed", type=int, default=0)
+
+    summary = "Directions for a generator: fitted to labels, discovered, imported, shown."
+    cli_directions.add_parser(subparsers.add_parser("directions", help=summary, description=summary))
 
     train = command("train", commands.train, "Train or fine-tune a generator with its encoder on a folder of photos.")
     train.add_argument("--data", metavar="SRC", required=True, help="folder, or package.module:function for a dataset")
@@ -179,6 +208,26 @@ def build_parser() -> argparse.ArgumentParser:
     enc.add_argument("--licence", default="not stated", help="licence and attribution of the data, kept in the model")
     enc.add_argument("--device", default="cpu", help="default: %(default)s")
     enc.add_argument("--seed", type=int, help="default: 0")
+
+    emb = command("train-embedder", commands.train_embedder, "Train an identity embedder on photos, without names.")
+    emb.add_argument("--data", metavar="DIR", required=True, help="photos framed alike, all sub-folders")
+    emb.add_argument("--out", metavar="DIR", type=Path, required=True)
+    emb.add_argument("--labels", metavar="CSV", help="table with the columns below; cells may be empty")
+    emb.add_argument("--identity", metavar="COLUMN", help="equal for photos of one person (default: all are different)")
+    emb.add_argument("--groups", metavar="COLUMN,...", help="who could be taken for each other: race,gender,age")
+    emb.add_argument("--attributes", metavar="COLUMN,...", help="columns that the embedder learns to tell")
+    emb.add_argument("--generator", metavar="NAME|FILE", help="draws further views, for example faces64")
+    emb.add_argument("--held-out", metavar="DIR", help="photos of others, for the threshold (default: 2%% of --data)")
+    emb.add_argument("--init", metavar="FILE", help="checkpoint.pt of another run to start from")
+    emb.add_argument("--config", metavar="FILE", type=Path, help="JSON with settings of EmbedderConfig")
+    emb.add_argument("--kimg", metavar="N", type=float, help="thousands of photos to show (default: 400)")
+    emb.add_argument("--batch-size", metavar="N", type=_positive, help="default: 112")
+    emb.add_argument("--learning-rate", metavar="X", type=float, help="default: 0.002")
+    emb.add_argument("--template", metavar="NAME", help="framing of the photos (default: fairface; or none)")
+    emb.add_argument("--resume", action="store_true", help="continue the run in --out, with its settings")
+    emb.add_argument("--licence", default="not stated", help="licence and attribution of the data, kept in the model")
+    emb.add_argument("--device", default="cpu", help="default: %(default)s")
+    emb.add_argument("--seed", type=int, help="default: 0")
     return parser
 
 

@@ -169,24 +169,72 @@ def _one_line(row: dict[str, Any]) -> str:
 
 
 def preview(args: argparse.Namespace) -> dict[str, Any]:
-    """A contact sheet."""
+    """A contact sheet, or edits from weak to strong."""
+    from ganaug.cached_faces import InversionDataset, PhotoDataset
     from ganaug.dataset import GANAugmentedDataset
     from ganaug.faces.paste import Paste
+    from ganaug.faces.photos import photos_in_folder
     from ganaug.interfaces import resolve_device
-    from ganaug.preview import InversionDataset, PhotoDataset, preview_sheet
+    from ganaug.preview import preview_sheet
 
     device = resolve_device(args.device)
-    base = PhotoDataset(args.images, args.cache) if args.images else InversionDataset(args.cache)
-    edits = args.edits.split(",") if args.edits else None
+    if args.embedder is not None and not args.strengths:
+        raise UserInputError("--embedder measures what --strengths draws; give that too, or leave --embedder out")
+    base = PhotoDataset(photos_in_folder(args.images), args.cache) if args.images else InversionDataset(args.cache)
     paste: Paste = "paste" if args.images else "aligned"
-    train = GANAugmentedDataset(base, args.cache, ratio=1.0, edits=edits, seed=args.seed, paste=paste)
+    train = GANAugmentedDataset(
+        base,
+        args.cache,
+        ratio=1.0,
+        edits=_names(args.edits),
+        seed=args.seed,
+        paste=paste,
+        **({} if args.directions is None else {"directions": args.directions}),
+    )
+    names = [edit.name for edit in train.policy.edits]
+    if args.strengths:
+        from ganaug.embedders import load_embedder
+        from ganaug.strength_sheets import strength_sheets
+
+        name = args.embedder or "identity64"
+        embedder = None if name == "none" else load_embedder(name, device)
+        files = strength_sheets(train, args.out, args.num_faces, device, embedder)
+        return {"out": [str(file) for file in files], "edits": names}
     sheet = preview_sheet(train, args.out, args.num_faces, device)
-    return {
-        "out": str(args.out),
-        "width": sheet.width,
-        "height": sheet.height,
-        "edits": [e.name for e in train.policy.edits],
-    }
+    return {"out": str(args.out), "width": sheet.width, "height": sheet.height, "edits": names}
+
+
+def _names(text: str | None) -> list[str] | None:
+    """``NAME,...`` of a flag."""
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
+def export(args: argparse.Namespace) -> dict[str, Any]:
+    """Variants as files."""
+    from ganaug.cached_faces import PhotoDataset
+    from ganaug.classical import ClassicalAugmentation
+    from ganaug.dataset import GANAugmentedDataset
+    from ganaug.embedders import load_embedder
+    from ganaug.export import export_variants
+    from ganaug.faces.photos import photos_from
+    from ganaug.gate import IdentityGate
+    from ganaug.interfaces import resolve_device
+
+    device = resolve_device(args.device)
+    base = PhotoDataset(photos_from(args.images, args.dataset, args.split), args.cache, args.size, args.label)
+    train = GANAugmentedDataset(
+        base,
+        args.cache,
+        ratio=args.ratio,
+        edits=_names(args.edits),
+        classical=ClassicalAugmentation() if args.classical else None,
+        preserve=_names(args.preserve) or (),
+        seed=args.seed,
+        paste=args.paste,
+        **({} if args.directions is None else {"directions": args.directions}),
+        gate="auto" if args.embedder is None else IdentityGate(load_embedder(args.embedder)),
+    )
+    return export_variants(train, args.out, args.variants_per_image, args.batch_size, device, args.num_workers)
 
 
 def train(args: argparse.Namespace) -> dict[str, Any]:
@@ -269,6 +317,33 @@ def train_encoder(args: argparse.Namespace) -> dict[str, Any]:
         args.out,
         EncoderConfig.from_dict(values),
         resolve_device(args.device),
+        held_out=args.held_out,
+        resume=args.resume,
+        licence=args.licence,
+    )
+
+
+def train_embedder(args: argparse.Namespace) -> dict[str, Any]:
+    """An identity embedder."""
+    from ganaug.interfaces import resolve_device
+    from ganaug.training.embedder_config import EmbedderConfig
+    from ganaug.training.run_embedder import read_embedder_config, train_embedder
+
+    going_on = args.resume and (args.out / "checkpoint.pt").exists()
+    values = (read_embedder_config(args.out) if going_on else EmbedderConfig()).to_dict()
+    values |= _read_settings(args.config) if args.config is not None else {}
+    names = ("kimg", "batch_size", "learning_rate", "identity", "generator", "init", "template", "seed")
+    values |= {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    lists = ("groups", "attributes")
+    values |= {name: getattr(args, name).split(",") for name in lists if getattr(args, name) is not None}
+    if values["template"] == "none":
+        values["template"] = None
+    return train_embedder(
+        args.data,
+        args.out,
+        EmbedderConfig.from_dict(values),
+        resolve_device(args.device),
+        labels=args.labels,
         held_out=args.held_out,
         resume=args.resume,
         licence=args.licence,

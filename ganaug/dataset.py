@@ -1,7 +1,8 @@
 """The wrapper around a face dataset: knows which of its samples have latents, and draws their recipes."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,19 +19,26 @@ from ganaug.cache import LatentCache
 from ganaug.checkpoints import open_model
 from ganaug.classical import ClassicalAugmentation
 from ganaug.degrade import Degradation, DegradationConfig
+from ganaug.edits.table import Directions
+from ganaug.extras import Extra, Extras, GroupCount, check_extra
 from ganaug.faces.geometry import FITS, Fit
 from ganaug.faces.masks import Background, make_background
 from ganaug.faces.normalization import Normalize, resolve_normalization
 from ganaug.faces.paste import PASTES, Paste
-from ganaug.faces.sources import Item, list_items, list_labels
+from ganaug.faces.sources import Item, label_name, label_values, list_items, list_labels
 from ganaug.faces.templates import TEMPLATES, template_of
 from ganaug.faces.transforms import warn_of_random_steps
+from ganaug.gate import Gate, choose_gates, watched_by
 from ganaug.generators import load_generator
 from ganaug.interfaces import CacheError, CheckpointError, Edit, Generator, UserInputError
 from ganaug.latent_reader import LatentReader
-from ganaug.policy import AugmentationPolicy, PartnerPool, Ratio
-from ganaug.preservation import choose_edits
+from ganaug.partners import PartnerPool
+from ganaug.policy import AugmentationPolicy
+from ganaug.preservation import Preservation, choose_edits, fitted_labels, readable_attributes
 from ganaug.provenance import BatchRecipe, Source
+from ganaug.ratios import Ratio, quality_weights, require_groups
+from ganaug.relabel import Relabel, check_relabel
+from ganaug.traits import Groups, Traits
 
 if TYPE_CHECKING:  # the layers above; imported late so that the wrapper stays below them
     from ganaug.loader import AugmentedLoader, AugmentingCollate
@@ -49,18 +57,21 @@ class GANAugmentedDataset(Dataset[Any]):
             [0, 1], or normalised: see ``normalize``). Its transform must not be random; a warning says so if it is.
             ``Subset`` and ``ConcatDataset`` are looked through.
         cache: Latent cache made by ``ganaug precompute``, or its path.
-        ratio: Expected share of generated samples in [0, 1], or a function of the epoch that returns it.
+        ratio: Expected share of generated samples in [0, 1], or a function of the epoch that returns it, or a mapping
+            that gives each group its own (see ``groups``).
         edits: Names of edits (see ``ganaug.EDITS``) or :class:`ganaug.interfaces.Edit` objects.
         classical: ``"default"``, None, a :class:`ClassicalAugmentation`, or any module that maps images to images
             (applied sample by sample, seeded by the recipe).
-        preserve: What must not change: attributes such as ``"identity"``, and ``"label"`` (partner faces are then drawn
-            from the same label only). Edits given by name that touch a preserved attribute are refused; edits left to
-            the default are left out instead.
+        preserve: What must not change: attributes such as ``"identity"``, and ``"label"``. Edits given by name that
+            touch a preserved attribute are refused, unless a gate watches it or the generator's edit table has a
+            direction for it, from which moves are then freed; edits left to the default are left out instead. For the
+            label, partner faces come from the same label and moves are freed of the directions that tell the labels
+            apart, see :attr:`preservation`.
         seed: Decides every draw, together with epoch and sample key.
         key: Index -> key of the cache's record. Default: the file's path relative to the dataset's root, else the
             index.
         generator: Generator to use instead of the one named in the cache; its fingerprint must match.
-        policy: Replaces ``ratio``, ``edits``, ``preserve`` and ``seed``.
+        policy: Replaces ``ratio``, ``edits``, ``preserve`` and ``seed``; its edits may be names too.
         normalize: How the items are normalised; batches come back the same way. ``"auto"`` finds ``Normalize`` in the
             dataset's ``transform``; ``(mean, std)`` says it where it cannot be seen (in a function of yours); None for
             items in [0, 1].
@@ -77,6 +88,21 @@ class GANAugmentedDataset(Dataset[Any]):
         fit: How the dataset makes items of photos: ``"square"``, their centred squares, as Resize and CenterCrop do;
             ``"stretch"``, all of them, as ``Resize((h, w))`` does; ``"auto"``, the second where the aspect ratios are
             equal, else the first.
+        groups: Group of every sample, for ratios by group and ``extra="balance"``: a value per sample, or the name of
+            an attribute of the dataset (``"race"`` of a :class:`FaceDataset`); None for its labels.
+        extra: Extra samples behind those of the dataset, each a variant for sure of one of its photos: so many for
+            every photo that has latents, or ``"balance"``, which fills every group up to the size of the largest. They
+            have the label of their photo; where no variant can be made, the photo is served. ``len`` counts them.
+        max_extra: Most variants of one photo that ``"balance"`` makes.
+        gate: Who looks at every variant before it is served: ``"auto"``, an :class:`IdentityGate` with the bundled
+            embedder if ``preserve`` has ``"identity"``; gates of yours, see :mod:`ganaug.gate`; None for nobody. A
+            variant that fails is made again with half of the move, then with a quarter, and then the real item is
+            served (``counts["rejected"]``).
+        relabel: Labels that follow the variants, so that ``preserve=["label"]`` need not keep edits from changing what
+            the label says: ``"soft"``, class probabilities ``(B, C)`` (:class:`ganaug.relabel.SoftLabels`), or a
+            function ``(labels (B,), BatchRecipe) -> labels``, called after augmentation. None: labels stay.
+        label_key: Key or position of the labels in a batch, where relabel does not find them by itself.
+        directions: More edits whose names may be used: a file of ``ganaug directions``, or Edit objects.
 
     Raises:
         UserInputError: For arguments out of range, and for edits that touch what ``preserve`` protects.
@@ -109,6 +135,13 @@ class GANAugmentedDataset(Dataset[Any]):
         paste: Paste = "paste",
         background: str | torch.Tensor | Background = "keep",
         fit: Fit = "auto",
+        gate: Literal["auto"] | Gate | Sequence[Gate] | None = "auto",
+        groups: Sequence[Any] | str | None = None,
+        extra: Extra = 0,
+        max_extra: int = 8,
+        relabel: Relabel = None,
+        label_key: str | int | None = None,
+        directions: Directions | None = None,
     ) -> None:
         self.dataset = dataset
         self.cache = cache if isinstance(cache, LatentCache) else LatentCache(cache)
@@ -117,10 +150,18 @@ class GANAugmentedDataset(Dataset[Any]):
         self.reader = LatentReader(self.cache, [item.key for item in self.items])
         self.generator = generator if generator is not None else load_generator(self.header.generator)
         self.cache.check_generator(self.generator.fingerprint, self.generator.latent_spec)
-        if policy is None:
-            chosen = choose_edits(edits, preserve, self.generator)
-            policy = AugmentationPolicy(ratio, chosen, preserve, seed=seed)
-        self.policy = policy
+        given = policy if policy is not None else AugmentationPolicy(ratio, (), preserve, seed=seed)
+        self.gates = choose_gates(gate, given.preserve)
+        check_relabel(relabel, label_key)
+        self.relabel, self.label_key = relabel, label_key
+        free = frozenset(readable_attributes(given.preserve, self.generator))
+        subjects = free | ({label_name(dataset) or ""} if "label" in given.preserve and relabel is None else set())
+        chosen, watched = given.edits, watched_by(self.gates) | free
+        if policy is None or policy.has_names:
+            wanted = edits if policy is None else chosen
+            chosen = choose_edits(wanted, given.preserve, self.generator, watched, subjects, directions)
+        unchanged = chosen is given.edits and watched == given.watched
+        self.policy = given if unchanged else replace(given, edits=chosen, watched=watched)
         self.classical: nn.Module | None = ClassicalAugmentation() if classical == "default" else classical
         if self.classical is not None and not isinstance(self.classical, nn.Module):
             raise UserInputError(f"classical must be 'default', None or a torch module, got {classical!r}")
@@ -130,19 +171,50 @@ class GANAugmentedDataset(Dataset[Any]):
             raise UserInputError(f"unknown fit {fit!r}: expected one of {', '.join(FITS)}")
         self.paste, self.fit = paste, fit
         self.background = make_background(background)
+        self.chip_template = self._find_chip_template()
         self.chip_points = self._find_chip_points()
         self.normalization = resolve_normalization(normalize, dataset)
         self.degradation = None if degradation is None else Degradation(degradation, self.generator.img_resolution)
-        if self.policy.may_generate:
+        check_extra(extra, max_extra)
+        may_generate = self.policy.may_generate or extra != 0
+        if may_generate:
             warn_of_random_steps(dataset)
         self.epoch = 0
         self.counts: Counter[str] = Counter()
         self._hasher = FileHasher()
-        if self.policy.may_generate and "label" in self.policy.preserve and list_labels(dataset) is None:
+        if may_generate and "label" in self.policy.preserve and self.labels is None:
             raise UserInputError(
                 f"preserve has 'label', but {type(dataset).__name__} keeps no labels (.targets, .labels or .y); "
                 "set such an attribute, or preserve named attributes instead"
             )
+        if may_generate and self.policy.needs_labels and self.labels is None:
+            raise UserInputError(
+                f"edits {', '.join(self.policy.needs_labels)} need the label of every sample, but "
+                f"{type(dataset).__name__} keeps none (.targets, .labels or .y); set such an attribute"
+            )
+        by_group = isinstance(self.policy.ratio, Mapping) or extra == "balance"
+        self.groups = Groups.build(groups, dataset, len(self.items)) if by_group or groups is not None else None
+        if self.groups is not None:
+            require_groups(self.policy.ratio, self.groups.names)
+        if self.policy.quality_weight is not None:
+            self.reader.require_quality(self.policy.quality_weight[0])
+        self.extras = Extras.none(len(self.items))
+        if extra != 0:
+            usable = self.pool.position >= 0
+            if self.policy.quality_weight is not None:  # what is too poor for a variant is too poor for an extra one
+                name, none, full = self.policy.quality_weight
+                usable &= quality_weights(self.reader.quality_of(np.arange(len(usable)), name), none, full) > 0.0
+            self.extras = Extras.build(extra, max_extra, usable, self.key_hashes, self.groups, self.policy.seed)
+
+    def _find_chip_template(self) -> str | None:
+        """Where faces lie in the generator's chips, a key of ``TEMPLATES``; None if nobody knows."""
+        template = self.header.alignment.get("template")
+        if template is None:
+            try:
+                template = template_of(open_model(self.header.generator).description)
+            except CheckpointError:  # the generator was given as an object, and its file is gone
+                template = None
+        return template
 
     def _find_chip_points(self) -> torch.Tensor | None:
         """``(5, 2)`` points of the face in [0, 1] of the chip, where the background cannot be found without them."""
@@ -150,33 +222,37 @@ class GANAugmentedDataset(Dataset[Any]):
             return None
         if "background" in self.generator.latent_spec.parts:
             return None
-        template = self.header.alignment.get("template")
-        if template is None:
-            try:
-                template = template_of(open_model(self.header.generator).description)
-            except CheckpointError:  # the generator was given as an object, and its file is gone
-                template = None
-        if template is None:
+        if self.chip_template is None:
             raise UserInputError(
                 f"background: generator {self.header.generator} does not say where faces lie in its chips, and has no "
                 "parts; give Background(fill, parser=...), or make the cache with --align points --template NAME"
             )
-        return torch.from_numpy(TEMPLATES[template]).float()
+        return torch.from_numpy(TEMPLATES[self.chip_template]).float()
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.items) + len(self.extras)
 
     def __getitem__(self, index: int) -> Any:
-        return self.dataset[index]
+        return self.dataset[index if self.base_indices is None else int(self.base_indices[index])]
 
     def __getitems__(self, indices: list[int]) -> IndexedItems:
         """Items of a batch, with their indices. DataLoader calls this instead of ``__getitem__``."""
-        return fetch(self.dataset, indices, self.paths_to_check, self._hasher)
+        return fetch(self.dataset, indices, self.paths_to_check, self._hasher, self.base_indices)
 
     @cached_property
     def paths_to_check(self) -> list[str | None] | None:
         """Files whose content decides whether a latent is still good; None when nothing can be generated."""
-        return [item.path for item in self.items] if self.policy.may_generate else None
+        return [item.path for item in self.items] if self.policy.may_generate or len(self.extras) else None
+
+    @cached_property
+    def base_indices(self) -> NDArray[np.int64] | None:
+        """``(len,)`` index in the base dataset behind every index; None where each is its own, without extras."""
+        return self.extras.all_bases if len(self.extras) else None
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64] | None:
+        """``(N,)`` class number of every sample of the base dataset, or None if it keeps no labels."""
+        return list_labels(self.dataset)
 
     @cached_property
     def key_hashes(self) -> NDArray[np.int64]:
@@ -195,13 +271,39 @@ class GANAugmentedDataset(Dataset[Any]):
                 f"none of the {len(keys)} samples has latents in {self.cache.path}: the dataset's keys look like "
                 f"{keys[0]!r}, the cache's like {example!r}; run `ganaug precompute` on the same root, or give key="
             )
-        groups = list_labels(self.dataset) if "label" in self.policy.preserve else None
-        return PartnerPool.build(keys, has_latent, groups)
+        return PartnerPool.build(keys, has_latent, self.labels if "label" in self.policy.preserve else None)
+
+    @cached_property
+    def preservation(self) -> Preservation:
+        """What ``preserve`` came to; fitted to the cached codes at the first use, by :meth:`loader` at the latest.
+
+        Raises:
+            UserInputError: For an edit that moves mostly along what is to be preserved; gives the numbers.
+        """
+        soft = self.relabel == "soft"
+        if not self.policy.preserve and not soft:
+            return Preservation()
+        return Preservation.fit(
+            self.policy,
+            self.generator,
+            self.cache,
+            [item.key for item in self.items],
+            self.pool,
+            fitted_labels(label_values(self.dataset)),
+            label_name=label_name(self.dataset),
+            relabels=self.relabel is not None,
+            soft=soft,
+            watched=bool(watched_by(self.gates) & {"identity", "label"}),
+        )
 
     @property
     def coverage(self) -> float:
         """Share of the samples that have latents."""
-        return float((self.pool.position >= 0).mean()) if len(self) else 0.0
+        return float((self.pool.position >= 0).mean()) if len(self.items) else 0.0
+
+    def group_counts(self) -> dict[str, GroupCount]:
+        """Samples of every group, before and after the extra ones; by the labels where no groups were given."""
+        return self.extras.counts(self.groups or Groups.build(None, self.dataset, len(self.items)))
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch that :meth:`collate` draws for; :meth:`loader` counts by itself."""
@@ -213,16 +315,30 @@ class GANAugmentedDataset(Dataset[Any]):
         """Recipes of some samples in an epoch, before the cache is read. The same whatever the batch.
 
         Args:
-            indices: Dataset indices.
+            indices: Indices of this dataset, those of extra variants included.
             epoch: Epoch number.
         """
-        at = np.asarray(indices, np.int64)
-        keys = [self.items[i].key for i in at]
-        pool = self.pool if self.policy.ratio_at(epoch) > 0.0 else None
+        at, variant = self.extras.resolve(indices)
+        keys, hashes = [self.items[i].key for i in at], self.key_hashes[at]
+        if len(self.extras):
+            hashes = rng.numbered(hashes, variant)
+        pool = self.pool if self.policy.ratio_at(epoch) > 0.0 or len(self.extras) else None
         classical = self.classical if isinstance(self.classical, ClassicalAugmentation) else None
         fills = self.paste == "aligned"  # then each variant fills its item
         pixels = None if self.degradation is None or fills else self.reader.variant_pixels_of(at)
-        return self.policy.draw(at, keys, self.key_hashes[at], epoch, pool, classical, self.degradation, pixels)
+        traits = self._traits(at, variant)
+        return self.policy.draw(at, keys, hashes, epoch, pool, classical, self.degradation, pixels, traits)
+
+    def _traits(self, at: NDArray[np.int64], variant: NDArray[np.int64]) -> Traits:
+        """What the policy asks to know of samples of the base dataset."""
+        policy, groups, labels = self.policy, self.groups, self.labels if self.policy.needs_labels else None
+        return Traits(
+            group=None if groups is None else groups.of[at],
+            group_names=() if groups is None else groups.names,
+            quality=None if policy.quality_weight is None else self.reader.quality_of(at, policy.quality_weight[0]),
+            label=None if labels is None else labels[at],
+            variant=variant if len(self.extras) else None,
+        )
 
     def latents_for(self, recipe: BatchRecipe, hashes: NDArray[np.uint8] | None = None) -> dict[str, torch.Tensor]:
         """Latents that a batch needs, see :meth:`ganaug.latent_reader.LatentReader.latents_for`."""

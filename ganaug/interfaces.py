@@ -150,6 +150,8 @@ class Edit(Protocol):
         touches: Attributes and parts that the edit may change ("hair", "lighting", "identity", ...). A policy refuses
             an edit that touches what it was asked to preserve.
         needs_partner: Whether ``params`` must hold ``partner (B, L, D)``.
+        needs_label: Optional; True if ``params`` must hold ``label (B,)`` float32, the number of each sample's class.
+            With ``num_labels``, an edit that is given a number not below it is refused.
     """
 
     name: str

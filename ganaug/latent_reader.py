@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from ganaug.cache import DAMAGED, FOUND, LatentCache, ManyLatents
 from ganaug.degrade import variant_pixels
+from ganaug.interfaces import UserInputError
 from ganaug.provenance import BatchRecipe, Source
 
+_AT_ONCE = 1024  # records; bounds the memory of reading what is known of many
 _TYPICAL_RECORDS = 256  # enough for a median, few enough to be read at once
 
 
@@ -26,6 +28,7 @@ class LatentReader:
     def __init__(self, cache: LatentCache, keys: Sequence[str]) -> None:
         self.cache, self.keys, self.header = cache, keys, cache.header
         self._variant_pixels = np.full(len(keys), np.nan)  # of indices met so far
+        self._quality = np.full((len(keys), len(self.header.quality_names)), np.inf)  # inf: not met so far
         self._warned: set[Source] = set()
 
     def variant_pixels_of(self, indices: NDArray[np.int64]) -> NDArray[np.float64] | None:
@@ -47,6 +50,31 @@ class LatentReader:
             found = self.cache.get_many([self.keys[i] for i in new])
             self._variant_pixels[new] = variant_pixels(found.transforms, found.photo_sizes, self._typical_pixels)
         return self._variant_pixels[indices]
+
+    def require_quality(self, name: str) -> None:
+        """Raises UserInputError if the records have no figure of that name."""
+        names = self.header.quality_names
+        if name not in names:
+            raise UserInputError(
+                f"quality_weight asks for {name!r}, but the records of {self.cache.path} hold {', '.join(names)}"
+            )
+
+    def quality_of(self, indices: NDArray[np.int64], name: str) -> NDArray[np.float64]:
+        """A figure of the inversions of some samples. The cache is read once for each sample.
+
+        Args:
+            indices: ``(B,)`` dataset indices.
+            name: One of the header's ``quality_names``.
+
+        Returns:
+            ``(B,)``; NaN for samples without latents, and where the figure is not finite.
+        """
+        column = self._quality[:, self.header.quality_names.index(name)]
+        new = np.unique(indices[np.isinf(column[indices])])
+        for part in np.split(new, range(_AT_ONCE, len(new), _AT_ONCE)) if len(new) else ():
+            found = self.cache.get_qualities([self.keys[i] for i in part])
+            self._quality[part] = np.where(np.isfinite(found), found, np.nan)
+        return column[indices]
 
     @cached_property
     def _typical_pixels(self) -> float:

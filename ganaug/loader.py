@@ -45,7 +45,7 @@ class _WorkerDataset(Dataset[Any]):
 
     def __init__(self, train: GANAugmentedDataset) -> None:
         self.dataset = train.dataset
-        self.paths = train.paths_to_check
+        self.paths, self.bases = train.paths_to_check, train.base_indices
         self.length = len(train)
         self.hasher = FileHasher()
 
@@ -56,7 +56,7 @@ class _WorkerDataset(Dataset[Any]):
         return self.__getitems__([index])
 
     def __getitems__(self, indices: list[int]) -> IndexedItems:
-        return fetch(self.dataset, indices, self.paths, self.hasher)
+        return fetch(self.dataset, indices, self.paths, self.hasher, self.bases)
 
 
 class AugmentedLoader:
@@ -204,6 +204,7 @@ class AugmentedLoader:
             "batches_yielded": done,
             "seed": self.dataset.policy.seed,
             "length": len(self),
+            "num_samples": len(self.dataset),
             "batch_size": self.batch_size,
             "fingerprint": self.dataset.header.fingerprint,
         }
@@ -216,6 +217,8 @@ class AugmentedLoader:
         """
         mine = self.state_dict()
         different = [k for k in ("seed", "length", "batch_size", "fingerprint") if state.get(k) != mine[k]]
+        if state.get("num_samples", mine["num_samples"]) != mine["num_samples"]:  # states of ganaug 0.1 have none
+            different.append("num_samples")  # as where another cache gives other extra variants
         if different:
             told = "; ".join(f"{k} {state.get(k)!r} there, {mine[k]!r} here" for k in different)
             raise UserInputError(f"this state belongs to another loader: {told}")

@@ -4,9 +4,11 @@ Every draw is keyed by (seed, epoch, sample key, purpose), see :mod:`ganaug.rng`
 not depend on batch, worker, rank or resume. The one exception says so: ``mode="exact"``.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from numbers import Real
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,102 +18,23 @@ from ganaug import rng
 from ganaug.classical import ClassicalAugmentation
 from ganaug.degrade import Degradation
 from ganaug.interfaces import NUM_EDIT_UNIFORMS, Edit, UserInputError
+from ganaug.partners import PartnerPool
 from ganaug.provenance import BatchRecipe, Source
+from ganaug.ratios import (
+    Ratio,
+    chances,
+    choose_exactly,
+    largest_ratio,
+    may_exceed_zero,
+    resolve_quality_weight,
+    resolve_ratio,
+)
+from ganaug.schedules import Schedule
+from ganaug.strengths import StrengthDistribution, as_distribution
+from ganaug.traits import Traits
 
-Ratio = float | Callable[[int], float]
-
-
-def check_ratio(ratio: float) -> float:
-    """``ratio`` as a float.
-
-    Raises:
-        UserInputError: Unless it is a number in [0, 1].
-    """
-    try:
-        if isinstance(ratio, (str, bytes)):  # float would take "0.5"
-            raise TypeError
-        value = float(ratio)
-    except (TypeError, ValueError) as error:
-        raise UserInputError(f"ratio must be a number in [0, 1] or a function of the epoch, got {ratio!r}") from error
-    if not 0.0 <= value <= 1.0:
-        raise UserInputError(f"ratio is the expected share of generated samples, between 0 and 1; got {value}")
-    return value
-
-
-def linear_ratio(start: float, end: float, num_epochs: int) -> Callable[[int], float]:
-    """A schedule: from ``start`` in epoch 0 to ``end`` in epoch ``num_epochs - 1``, then constant.
-
-    Example:
-        >>> schedule = linear_ratio(0.0, 0.5, num_epochs=3)
-        >>> [schedule(epoch) for epoch in range(4)]
-        [0.0, 0.25, 0.5, 0.5]
-    """
-    check_ratio(start), check_ratio(end)
-    return _Linear(start, end, num_epochs)
-
-
-@dataclass(frozen=True)
-class _Linear:
-    start: float
-    end: float
-    num_epochs: int
-
-    def __call__(self, epoch: int) -> float:
-        progress = min(epoch / max(self.num_epochs - 1, 1), 1.0)
-        return self.start + (self.end - self.start) * progress
-
-
-@dataclass
-class PartnerPool:
-    """Faces that may be mixed into others: those of the wrapped dataset that have latents.
-
-    Attributes:
-        keys: ``M`` different keys, sorted within each group.
-        group_of: Group (label) of a dataset index -> ``(N,)`` int64; all zero when labels play no part.
-        start: ``(G,)`` first position of each group in ``keys``.
-        count: ``(G,)`` members of each group.
-        position: ``(N,)`` position of a dataset index in ``keys``, -1 for those without latents.
-    """
-
-    keys: list[str]
-    group_of: NDArray[np.int64]
-    start: NDArray[np.int64]
-    count: NDArray[np.int64]
-    position: NDArray[np.int64]
-
-    @classmethod
-    def build(
-        cls, keys: Sequence[str], has_latent: NDArray[np.bool_], groups: NDArray[np.int64] | None
-    ) -> "PartnerPool":
-        """Pool over dataset indices ``0 .. N-1`` with these keys; partners come from the same group."""
-        group_of = np.zeros(len(keys), np.int64) if groups is None else groups
-        # A set: a dataset that lists a face twice (oversampling) has it once here, so that it never meets itself.
-        named = {i: (int(group_of[i]), keys[i]) for i in np.flatnonzero(has_latent).tolist()}
-        members = sorted(set(named.values()))
-        places = {member: place for place, member in enumerate(members)}
-        num_groups = int(group_of.max(initial=0)) + 1
-        count = np.bincount([group for group, _ in members], minlength=num_groups).astype(np.int64)
-        position = np.full(len(keys), -1, np.int64)
-        for index, member in named.items():
-            position[index] = places[member]
-        return cls([key for _, key in members], group_of, np.cumsum(count) - count, count, position)
-
-    def draw(self, indices: NDArray[np.int64], uniform: NDArray[np.float64], fallback: Sequence[str]) -> list[str]:
-        """One partner per dataset index, never the sample itself unless it is alone in its group.
-
-        Args:
-            indices: ``(B,)`` dataset indices.
-            uniform: ``(B,)`` in [0, 1).
-            fallback: ``B`` keys, used where the group is empty.
-        """
-        group = self.group_of[indices]
-        count, start = self.count[group], self.start[group]
-        own = self.position[indices] - start
-        inside = self.position[indices] >= 0
-        choices = np.maximum(count - inside, 1)
-        pick = np.minimum((uniform * choices).astype(np.int64), choices - 1)
-        pick = np.where(inside & (pick >= own) & (count > 1), pick + 1, pick)
-        return [self.keys[s + p] if c > 0 else f for s, p, c, f in zip(start, pick, count, fallback, strict=True)]
+# Columns of an edit's numbers behind its own.
+_PARTNER, _STRENGTH = NUM_EDIT_UNIFORMS, NUM_EDIT_UNIFORMS + 1
 
 
 @dataclass
@@ -119,51 +42,114 @@ class AugmentationPolicy:
     """Decides, sample by sample, whether a variant is made and which edits it receives.
 
     Attributes:
-        ratio: Expected share of generated samples, in [0, 1], or a function of the epoch that returns it.
-        edits: Edits to choose from.
+        ratio: Expected share of generated samples, in [0, 1], or a function of the epoch that returns it; see
+            :mod:`ganaug.schedules`. A mapping gives each group its own: ``{"Black": 0.8, "White": 0.3}``.
+        edits: Edits to choose from; names are resolved by the dataset, for its generator.
         preserve: Attributes that must not change, such as ``"identity"``. An edit that touches one is refused.
             ``"label"`` restricts partner faces to those with the same label.
         max_edits: A variant receives between 1 and this many edits, uniformly.
         mode: ``"bernoulli"`` draws each sample by itself; ``"exact"`` makes ``round(ratio * B)`` of every batch, those
-            with the smallest draws, so that there the choice depends on the batch.
+            with the smallest draws, so that there the choice depends on the batch. Where samples have ratios of their
+            own, it makes as many as these add up to.
         seed: Seed of every draw.
+        edit_ratios: Name of an edit -> how often it is chosen relative to the others, whose ratio is 1; 0 is never. A
+            variant that receives one edit has the one with ratio 3 three times as often as one with ratio 1; further
+            edits are chosen the same way among those left.
+        strengths: Name of an edit -> its strength: :class:`~ganaug.strengths.Uniform`, ``Normal``, ``Constant``, or a
+            range ``(low, high)``. In place of what the edit would draw; the sign is drawn as the edit does.
+        strength_schedule: Function of the epoch whose value, 0 or more, multiplies the strength of every edit that has
+            one: ``curriculum(10)`` goes from weak to strong in ten epochs.
+        quality_weight: ``("ssim", 0.4, 0.6)``: photos whose inversion has an SSIM of 0.4 or less receive no variants,
+            those of 0.6 or more as many as their ratio says, those between a share of them. For errors the first value
+            is the larger one: ``("mse", 0.02, 0.005)``.
+        watched: Attributes that a gate answers for: edits may touch them though they are to be preserved. A dataset
+            puts those of its own gates here; who builds a policy of such :class:`~ganaug.interfaces.Edit` objects says
+            it.
     """
 
     ratio: Ratio = 0.5
-    edits: Sequence[Edit] = ()
+    edits: Sequence[Any] = ()  # str | Edit; Edit alone in the policy of a wrapped dataset
     preserve: Sequence[str] = ()
     max_edits: int = 2
     mode: Literal["bernoulli", "exact"] = "bernoulli"
     seed: int = 0
+    _: KW_ONLY
+    edit_ratios: Mapping[str, float] = field(default_factory=dict)
+    strengths: Mapping[str, StrengthDistribution | tuple[float, float]] = field(default_factory=dict)
+    strength_schedule: Schedule | None = None
+    quality_weight: tuple[str, float, float] | None = None
+    watched: frozenset[str] = frozenset()
+    _edits: tuple[Edit, ...] = field(init=False, repr=False, default=())
     _names: tuple[str, ...] = field(init=False, repr=False, default=())
+    _weights: NDArray[np.float64] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not callable(self.ratio):
-            self.ratio = check_ratio(self.ratio)
+        self.ratio = resolve_ratio(self.ratio)
         if self.mode not in ("bernoulli", "exact"):
             raise UserInputError(f"mode must be 'bernoulli' or 'exact', got {self.mode!r}")
         if self.max_edits < 1:
             raise UserInputError(f"max_edits must be at least 1, got {self.max_edits}")
         if isinstance(self.preserve, str):
             raise UserInputError(f"preserve is a sequence of attribute names, got the string {self.preserve!r}")
-        kept = set(self.preserve) - {"label"}
-        for edit in self.edits:
+        if isinstance(self.edits, str):
+            raise UserInputError(f"edits is a sequence of names or Edit objects, got the string {self.edits!r}")
+        self._edits = tuple(edit for edit in self.edits if not isinstance(edit, str))
+        kept = set(self.preserve) - {"label"} - self.watched
+        for edit in self._edits:
             clash = sorted(kept & edit.touches)
             if clash:
                 raise UserInputError(
                     f"edit {edit.name!r} touches {', '.join(clash)}, which preserve={list(self.preserve)} forbids; "
                     "leave the edit out or preserve less"
                 )
-        self._names = tuple(edit.name for edit in self.edits)
+        self._names = tuple(edit.name for edit in self._edits)
+        self.quality_weight = resolve_quality_weight(self.quality_weight)
+        self.strengths = {name: as_distribution(name, given) for name, given in self.strengths.items()}
+        if self.strength_schedule is not None and not callable(self.strength_schedule):
+            raise UserInputError(f"strength_schedule is a function of the epoch, got {self.strength_schedule!r}")
+        self._weights = self._resolve_edit_ratios()
+        if self.has_names:
+            return  # what the names stand for is not known yet
+        for option in ("edit_ratios", "strengths"):
+            unknown = sorted(set(getattr(self, option)) - set(self._names))
+            if unknown:
+                raise UserInputError(
+                    f"{option} names edits that are not there: {', '.join(unknown)}; there are "
+                    f"{', '.join(self._names) or 'none'}"
+                )
+        for edit in self._edits:
+            if edit.name in self.strengths:
+                self._redraw_strength(edit, edit.sample_params(torch.zeros(1, NUM_EDIT_UNIFORMS).double()), np.zeros(1))
+
+    def _resolve_edit_ratios(self) -> NDArray[np.float64]:
+        """``(E,)`` weights; empty where all edits are alike."""
+        for name, weight in self.edit_ratios.items():
+            number = isinstance(weight, Real) and not isinstance(weight, bool)
+            if not number or not 0.0 <= float(weight) < math.inf:
+                raise UserInputError(f"edit_ratios[{name!r}] must be a finite number of at least 0, got {weight!r}")
+        weights = np.array([self.edit_ratios.get(name, 1.0) for name in self._names], np.float64)
+        if len(weights) and not weights.any() and not self.has_names:
+            raise UserInputError("edit_ratios are 0 for every edit; give one of them more, or set ratio=0")
+        return weights if len(set(weights.tolist())) > 1 else np.empty(0)
+
+    @property
+    def has_names(self) -> bool:
+        """Whether there are edits of which only the name is known, so that nothing can be drawn yet."""
+        return len(self._edits) < len(self.edits)
+
+    @property
+    def needs_labels(self) -> list[str]:
+        """Names of the edits that are told the label of their sample."""
+        return [edit.name for edit in self._edits if getattr(edit, "needs_label", False)]
 
     def ratio_at(self, epoch: int) -> float:
-        """The ratio in an epoch, checked."""
-        return check_ratio(self.ratio(epoch) if callable(self.ratio) else self.ratio)
+        """The ratio in an epoch, checked; the largest where there is one for each group."""
+        return largest_ratio(self.ratio, epoch)
 
     @property
     def may_generate(self) -> bool:
         """False when no epoch can have generated samples."""
-        return callable(self.ratio) or self.ratio > 0.0
+        return may_exceed_zero(self.ratio)
 
     def draw(
         self,
@@ -175,6 +161,7 @@ class AugmentationPolicy:
         classical: ClassicalAugmentation | None,
         degradation: Degradation | None = None,
         variant_pixels: NDArray[np.float64] | None = None,
+        traits: Traits | None = None,
     ) -> BatchRecipe:
         """The recipes of a batch.
 
@@ -188,17 +175,17 @@ class AugmentationPolicy:
             degradation: Degradation of real and generated samples, or None.
             variant_pixels: ``(B,)`` for it, see :meth:`ganaug.degrade.Degradation.make_params`; None where all variants
                 are as wide as the shorter side of their items.
+            traits: What else is known of the samples, as far as this policy asks for it.
         """
-        seed, ratio = self.seed, self.ratio_at(epoch)
+        seed, traits = self.seed, traits or Traits()
         source = np.full(len(keys), Source.REAL, np.uint8)
         chosen = np.zeros(len(keys), bool)
-        if ratio > 0.0 and pool is not None:
-            chance = rng.uniforms(seed, epoch, hashes, "generate", 1)[:, 0]
+        if pool is not None and (traits.variant is not None or self.ratio_at(epoch) > 0.0):
             has_latent = pool.position[indices] >= 0
-            chosen = self._choose(chance, ratio, has_latent)
+            chosen = self._choose(hashes, epoch, has_latent, traits)
             source[chosen & has_latent] = Source.GENERATED
             source[chosen & ~has_latent] = Source.NO_LATENT
-        active, params, partners = self._draw_edits(indices, keys, hashes, epoch, chosen, pool)
+        active, params, partners = self._draw_edits(indices, keys, hashes, epoch, chosen, pool, traits)
         drawn = {}
         if classical is not None:
             uniform = rng.uniforms(seed, epoch, hashes, "classical", classical.num_uniforms)
@@ -207,7 +194,10 @@ class AugmentationPolicy:
         if degradation is not None:
             numbers = rng.uniforms(seed, epoch, hashes, "degradation", degradation.num_uniforms)
             degraded = degradation.make_params(numbers, variant_pixels)
-        return BatchRecipe(list(keys), epoch, seed, source, active, self._names, params, partners, drawn, degraded)
+        names, variant = self._names, np.zeros(len(keys), np.int64) if traits.variant is None else traits.variant
+        return BatchRecipe(
+            list(keys), epoch, seed, source, active, names, params, partners, drawn, degraded, variant=variant
+        )
 
     def draw_edit(
         self,
@@ -217,30 +207,71 @@ class AugmentationPolicy:
         hashes: NDArray[np.int64],
         epoch: int,
         pool: PartnerPool,
+        label: NDArray[np.int64] | None = None,
     ) -> tuple[dict[str, torch.Tensor], list[str] | None]:
         """Parameters of one edit for every sample, and partner keys if it needs them.
 
+        Args:
+            edit: The edit.
+            indices: ``(B,)`` dataset indices.
+            keys: ``B`` sample keys.
+            hashes: ``(B,)`` their :func:`ganaug.rng.hash_text`.
+            epoch: Epoch number.
+            pool: Partner faces.
+            label: ``(B,)`` class numbers, for edits that need them.
+
         Raises:
-            UserInputError: If a parameter is not what a recipe holds exactly.
+            UserInputError: If a parameter is not what a recipe holds exactly, or labels are needed and not there.
         """
-        numbers = rng.uniforms(self.seed, epoch, hashes, f"edit {edit.name}", NUM_EDIT_UNIFORMS + 1)
-        params = edit.sample_params(torch.from_numpy(numbers[:, :NUM_EDIT_UNIFORMS]))
+        numbers = rng.uniforms(self.seed, epoch, hashes, f"edit {edit.name}", _STRENGTH + 1)
+        params = dict(edit.sample_params(torch.from_numpy(numbers[:, :NUM_EDIT_UNIFORMS])))
+        if edit.name in self.strengths:
+            self._redraw_strength(edit, params, numbers[:, _STRENGTH])
+        if self.strength_schedule is not None and "strength" in params:
+            params["strength"] = params["strength"] * self._strength_factor(epoch)
+        if getattr(edit, "needs_label", False):
+            if label is None:
+                raise UserInputError(f"edit {edit.name!r} needs the label of every sample, and there are none")
+            known = getattr(edit, "num_labels", None)
+            if known is not None and label.max(initial=0) >= known:
+                raise UserInputError(f"edit {edit.name!r} knows {known} labels, but a sample has number {label.max()}")
+            params["label"] = torch.from_numpy(label.astype(np.float32))
         for name, values in params.items():
             if values.shape != (len(keys),) or values.dtype != torch.float32:
                 raise UserInputError(
                     f"parameter {name!r} of edit {edit.name!r} must be float32 of shape ({len(keys)},), got "
                     f"{values.dtype} of shape {tuple(values.shape)}"
                 )
-        return params, pool.draw(indices, numbers[:, -1], keys) if edit.needs_partner else None
+        return params, pool.draw(indices, numbers[:, _PARTNER], keys) if edit.needs_partner else None
 
-    def _choose(self, chance: NDArray[np.float64], ratio: float, has_latent: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def _redraw_strength(self, edit: Edit, params: dict[str, torch.Tensor], uniform: NDArray[np.float64]) -> None:
+        """Puts a strength of ``strengths`` into ``params``; ``uniform`` is ``(B,)``."""
+        own, distribution = params.get("strength"), as_distribution(edit.name, self.strengths[edit.name])
+        if own is None:
+            has = ", ".join(params) or "no parameters"
+            raise UserInputError(f"strengths names edit {edit.name!r}, which draws no 'strength' but {has}")
+        drawn = distribution.quantile(torch.from_numpy(uniform)).float()
+        params["strength"] = drawn if distribution.signed else torch.where(own < 0.0, -drawn, drawn)
+
+    def _strength_factor(self, epoch: int) -> float:
+        value: Any = self.strength_schedule(epoch) if self.strength_schedule is not None else 1.0
+        if not isinstance(value, Real) or isinstance(value, bool) or not 0.0 <= float(value) < math.inf:
+            raise UserInputError(f"strength_schedule must return a finite number of at least 0, got {value!r}")
+        return float(value)
+
+    def _choose(
+        self, hashes: NDArray[np.int64], epoch: int, has_latent: NDArray[np.bool_], traits: Traits
+    ) -> NDArray[np.bool_]:
+        """``(B,)`` bool: of which samples a variant is wanted."""
+        uniform = rng.uniforms(self.seed, epoch, hashes, "generate", 1)[:, 0]
+        chance = chances(self.ratio, epoch, traits, has_latent, self.quality_weight)
+        certain = np.zeros(len(uniform), bool) if traits.variant is None else traits.variant > 0
         if self.mode == "bernoulli":
-            return np.asarray(chance < ratio)
-        # Exact: samples that have latents come first, so that the batch gets its share if it can.
-        order = np.lexsort((chance, ~has_latent))
-        chosen = np.zeros(len(chance), bool)
-        chosen[order[: round(ratio * len(chance))]] = True
-        return chosen
+            return np.asarray((uniform < chance) | certain)
+        base = ~certain  # what the others of a batch add up to, extra variants do not count for
+        of_base = chance if isinstance(chance, float) else chance[base]
+        certain[base] = choose_exactly(uniform[base], of_base, has_latent[base])
+        return certain
 
     def _draw_edits(
         self,
@@ -250,9 +281,13 @@ class AugmentationPolicy:
         epoch: int,
         chosen: NDArray[np.bool_],
         pool: PartnerPool | None,
+        traits: Traits,
     ) -> tuple[NDArray[np.bool_], dict[str, dict[str, torch.Tensor]], dict[str, list[str]]]:
         """Which edits, with which parameters and partners."""
-        num_edits = len(self.edits)
+        if self.has_names:
+            names = [edit for edit in self.edits if isinstance(edit, str)]
+            raise UserInputError(f"edits {names} are names; GANAugmentedDataset(policy=...) makes edits of them")
+        num_edits = len(self._edits)
         active = np.zeros((len(keys), num_edits), bool)
         params: dict[str, dict[str, torch.Tensor]] = {}
         partners: dict[str, list[str]] = {}
@@ -260,11 +295,19 @@ class AugmentationPolicy:
             return active, params, partners
         # The first column decides how many, the others rank the edits: the lowest ranks are applied.
         uniform = rng.uniforms(self.seed, epoch, hashes, "edits", 1 + num_edits)
-        how_many = 1 + (uniform[:, 0] * min(self.max_edits, num_edits)).astype(np.int64)
-        ranks = uniform[:, 1:].argsort(axis=1).argsort(axis=1)
-        active = (ranks < how_many[:, None]) & chosen[:, None]
-        for edit in self.edits:
-            params[edit.name], drawn = self.draw_edit(edit, indices, keys, hashes, epoch, pool)
-            if drawn is not None:
-                partners[edit.name] = drawn
+        order, usable = uniform[:, 1:], np.ones(num_edits, bool)
+        if len(self._weights):
+            # The k smallest of -log(u) / w: weighted choice without replacement, one number per edit, so that it stays
+            # keyed (Efraimidis and Spirakis, Information Processing Letters 97(5), 2006, algorithm A).
+            usable = self._weights > 0.0
+            order = np.full_like(order, np.inf)
+            order[:, usable] = -np.log1p(-uniform[:, 1:][:, usable]) / self._weights[usable]
+        how_many = 1 + (uniform[:, 0] * min(self.max_edits, int(usable.sum()))).astype(np.int64)
+        ranks = order.argsort(axis=1).argsort(axis=1)
+        active = (ranks < how_many[:, None]) & chosen[:, None] & usable
+        for edit, used in zip(self._edits, usable, strict=True):
+            if used:
+                params[edit.name], drawn = self.draw_edit(edit, indices, keys, hashes, epoch, pool, traits.label)
+                if drawn is not None:
+                    partners[edit.name] = drawn
         return active, params, partners

@@ -1,14 +1,20 @@
 """What a sample received: everything needed to make its pixels again, or to explain them."""
 
-from collections.abc import Mapping, Sequence
+import json
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from ganaug.errors import UserInputError
 
 
 class Source(IntEnum):
@@ -19,6 +25,7 @@ class Source(IntEnum):
     NO_LATENT = 2  # a variant was drawn, but the cache has no record of the sample: real image
     STALE = 3  # the image file has changed since its latents were computed: real image
     DAMAGED = 4  # the record fails its checksum or is not finite: real image
+    REJECTED = 5  # a gate refused every variant that was made, or none had finite pixels: real image
 
 
 @dataclass(frozen=True)
@@ -45,9 +52,13 @@ class Recipe:
         epoch: Epoch of the draw.
         seed: Seed of the policy.
         source: Where its pixels came from.
-        edits: Edits applied, in order; empty for real images.
+        edits: Edits applied, in order; those that were tried for rejected ones; empty for other real images.
         classical: Parameters of the classical augmentation; empty if there was none.
         degradation: Parameters of the degradation; empty if there was none.
+        scale: Share of the edits' whole move that was made: 1 as drawn, less where a gate asked for it.
+        identity: Score of what is served, or of the last attempt; None if no gate watched identity.
+        attempts: How many variants a gate was shown, 0 if there was none.
+        variant: 0 for a sample of the base dataset, v for its v-th extra variant, see :mod:`ganaug.extras`.
     """
 
     key: str
@@ -57,6 +68,10 @@ class Recipe:
     edits: tuple[AppliedEdit, ...] = ()
     classical: Mapping[str, float | int | bool] | None = None
     degradation: Mapping[str, float | int] = field(default_factory=dict)
+    scale: float = 1.0
+    identity: float | None = None
+    attempts: int = 0
+    variant: int = 0
 
     @property
     def is_generated(self) -> bool:
@@ -64,8 +79,9 @@ class Recipe:
         return self.source is Source.GENERATED
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain containers only, for JSON; floats survive exactly."""
+        """Plain containers only, for JSON; floats survive exactly. ``synthetic`` says whether it is generated."""
         return {
+            "synthetic": self.is_generated,
             **asdict(self),
             "source": self.source.name.lower(),
             "classical": dict(self.classical or {}),
@@ -74,11 +90,22 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
-        """Inverse of :meth:`to_dict`."""
+        """Inverse of :meth:`to_dict`; recipes of earlier versions lack some fields and have the defaults.
+
+        Raises:
+            UserInputError: If ``synthetic`` contradicts ``source``.
+        """
         edits = tuple(AppliedEdit(**edit) for edit in values["edits"])
         rest = {name: values[name] for name in ("key", "epoch", "seed", "classical")}
-        degradation = values.get("degradation", {})  # recipes of ganaug 0.1 have none
-        return cls(source=Source[str(values["source"]).upper()], edits=edits, degradation=degradation, **rest)
+        later = {"degradation", "scale", "identity", "attempts", "variant"}
+        rest |= {name: values[name] for name in later & values.keys()}
+        recipe = cls(source=Source[str(values["source"]).upper()], edits=edits, **rest)
+        if values.get("synthetic", recipe.is_generated) is not recipe.is_generated:
+            raise UserInputError(
+                f"the recipe of {recipe.key!r} says synthetic={values['synthetic']}, but its source is "
+                f"{recipe.source.name.lower()!r}: one of them was changed by hand"
+            )
+        return recipe
 
 
 @dataclass
@@ -96,6 +123,10 @@ class BatchRecipe:
         partners: Name of the edit -> ``B`` partner keys.
         classical: Parameter -> tensor with leading size B; empty for no classical augmentation.
         degradation: Parameter -> ``(B,)`` tensor; empty for no degradation.
+        scale: ``(B,)`` float32, see :class:`Recipe`; all 1 as drawn.
+        identity: ``(B,)`` float32, NaN where nothing was scored.
+        attempts: ``(B,)`` uint8.
+        variant: ``(B,)``, see :class:`Recipe`.
     """
 
     keys: list[str]
@@ -108,6 +139,18 @@ class BatchRecipe:
     partners: dict[str, list[str]]
     classical: dict[str, Tensor]
     degradation: dict[str, Tensor] = field(default_factory=dict)
+    scale: NDArray[np.float32] = field(default_factory=lambda: np.ones(0, np.float32))
+    identity: NDArray[np.float32] = field(default_factory=lambda: np.ones(0, np.float32))
+    attempts: NDArray[np.uint8] = field(default_factory=lambda: np.ones(0, np.uint8))
+    variant: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def __post_init__(self) -> None:
+        if not len(self.scale):  # as drawn
+            self.scale = np.ones(len(self.keys), np.float32)
+            self.identity = np.full(len(self.keys), np.nan, np.float32)
+            self.attempts = np.zeros(len(self.keys), np.uint8)
+        if not len(self.variant):
+            self.variant = np.zeros(len(self.keys), np.int64)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -121,7 +164,7 @@ class BatchRecipe:
         """The recipe of sample ``i``."""
         source = Source(int(self.source[i]))
         edits = []
-        if source is Source.GENERATED:
+        if source in (Source.GENERATED, Source.REJECTED):
             for column, name in enumerate(self.edit_names):
                 if self.active[i, column]:
                     params = {k: float(v[i]) for k, v in self.edit_params[name].items()}
@@ -129,7 +172,20 @@ class BatchRecipe:
                     edits.append(AppliedEdit(name, params, partner))
         classical = {name: values[i].item() for name, values in self.classical.items()}
         degradation = {name: values[i].item() for name, values in self.degradation.items()}
-        return Recipe(self.keys[i], self.epoch, self.seed, source, tuple(edits), classical, degradation)
+        identity = None if np.isnan(self.identity[i]) else float(self.identity[i])
+        return Recipe(
+            self.keys[i],
+            self.epoch,
+            self.seed,
+            source,
+            tuple(edits),
+            classical,
+            degradation,
+            float(self.scale[i]),
+            identity,
+            int(self.attempts[i]),
+            int(self.variant[i]),
+        )
 
     def rows(self) -> list[Recipe]:
         """All recipes."""
@@ -192,4 +248,65 @@ class BatchRecipe:
             partners,
             classical,
             degradation,
+            np.array([row.scale for row in rows], np.float32),
+            np.array([np.nan if row.identity is None else row.identity for row in rows], np.float32),
+            np.array([row.attempts for row in rows], np.uint8),
+            np.array([row.variant for row in rows], np.int64),
         )
+
+
+def write_recipes(path: str | Path, recipes: Iterable[Recipe]) -> None:
+    """Appends recipes to a file, one JSON object a line, each with ``"synthetic": true`` or ``false``.
+
+    The lines go to the file in one call of the operating system each, so that several processes may append to one file
+    on a local disk and a kill tears the last line at most. :func:`read_recipes` skips a torn one.
+
+    Args:
+        path: File, made if it is not there; customary suffix ``.jsonl``.
+        recipes: What to append, see ``return_info=True``.
+    """
+    file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        size = os.fstat(file).st_size
+        # What a kill has torn stays a line of its own.
+        torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
+        for recipe in recipes:
+            line = json.dumps(recipe.to_dict()).encode() + b"\n"
+            line = b"\n" + line if torn else line
+            torn = False
+            while line:
+                line = line[os.write(file, line) :]
+    finally:
+        os.close(file)
+
+
+def read_recipes(path: str | Path) -> list[Recipe]:
+    """Recipes of a file of :func:`write_recipes`, in order.
+
+    A line that ends early, as after a kill or on a full disk, is told by a warning and skipped.
+
+    Raises:
+        UserInputError: For a file that is not there, or a whole line that is no recipe.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UserInputError(f"{path}: cannot read recipes: {error.strerror or error}") from error
+    found = []
+    for number, line in enumerate(data.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except ValueError:
+            if not line.startswith(b'{"synthetic"'[: len(line)]):
+                raise UserInputError(f"{path}, line {number}: no recipe of ganaug, got {line[:40]!r}") from None
+            warnings.warn(f"{path}, line {number}: ends early and is skipped, as after a kill", stacklevel=2)
+            continue
+        try:
+            found.append(Recipe.from_dict(values))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserInputError(f"{path}, line {number}: no recipe of ganaug: {error!r}") from error
+        except UserInputError as error:
+            raise UserInputError(f"{path}, line {number}: {error}") from error
+    return found

@@ -4,16 +4,21 @@ import copy
 import warnings
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
 from ganaug.augment import BatchAugmenter
 from ganaug.batches import FileHasher, HostBatch, HostCollate, add_info, fetch, find_images, move_to, replace_at
 from ganaug.dataset import GANAugmentedDataset
+from ganaug.edits.subspace import Subspace
 from ganaug.faces.normalization import RANGE_TOLERANCE, restore_unchanged
 from ganaug.faces.orientation import UPRIGHT, geometry_as_stored
+from ganaug.gate import Gate
+from ganaug.gatekeeper import Gatekeeper
 from ganaug.interfaces import Generator, UserInputError, resolve_device
 from ganaug.provenance import BatchRecipe, Recipe, Source
+from ganaug.relabel import RelabelFunction, SoftLabels, call_relabel, find_labels, make_soft_labels
 
 
 class DeviceStage:
@@ -25,12 +30,15 @@ class DeviceStage:
         train: The wrapped dataset.
         device: Where variants are made and batches arrive.
         return_info: Add provenance to every batch.
+        gated: Let the dataset's gates look at variants. False where they have done so before.
 
     Raises:
         UserInputError: For a device that is not there, or CUDA inside a worker.
     """
 
-    def __init__(self, train: GANAugmentedDataset, device: str | torch.device, return_info: bool = False) -> None:
+    def __init__(
+        self, train: GANAugmentedDataset, device: str | torch.device, return_info: bool = False, gated: bool = True
+    ) -> None:
         self.device = resolve_device(device)
         refuse_cuda_in_worker(self.device)
         self.train = train
@@ -53,10 +61,34 @@ class DeviceStage:
             fit=train.fit,
             background=train.background,
             chip_points=train.chip_points,
+            gatekeeper=self._make_gatekeeper() if gated and train.gates else None,
+            freed_of=self._find_subspace(),
         )
+        self.soft_labels: SoftLabels | None = None
+        if train.relabel == "soft":
+            self.soft_labels = make_soft_labels(train.preservation.label, train.preservation.reason, train.dataset)
+        self._labels_checked = False
+        self.augmenter.tells = return_info
         self.normalization = None if train.normalization is None else train.normalization.to(self.device)
         self._range_checked = False
         self._told_of_turned = False
+
+    def _find_subspace(self) -> Subspace | None:
+        """What moves are freed of, on the device."""
+        if not self.train.policy.may_generate and not len(self.train.extras):
+            return None
+        subspace = self.train.preservation.subspace
+        return None if subspace is None else subspace.to(self.device)
+
+    def _make_gatekeeper(self) -> Gatekeeper:
+        """The gates on the device; the dataset keeps its own on the CPU, as the generator."""
+        gates: list[Gate] = []
+        for gate in self.train.gates:
+            if isinstance(gate, torch.nn.Module) and self.device.type != "cpu":
+                gate = copy.deepcopy(gate).to(self.device)
+            gates.append(gate)
+        train = self.train
+        return Gatekeeper(gates, train.generator.img_resolution, train.chip_template, remember=True)
 
     def __call__(self, host: HostBatch, epoch: int) -> Any:
         """Augments one batch."""
@@ -68,9 +100,10 @@ class DeviceStage:
 
     def _has_nothing_to_do(self, epoch: int) -> bool:
         """Whether batches of an epoch go through as they are; then they cost what a plain DataLoader's cost."""
-        if self.return_info or self.train.classical is not None or self.train.degradation is not None:
+        train = self.train
+        if self.return_info or any(x is not None for x in (train.classical, train.degradation, train.relabel)):
             return False
-        return self.train.policy.ratio_at(epoch) == 0.0
+        return self.train.policy.ratio_at(epoch) == 0.0 and not len(self.train.extras)
 
     def apply(self, host: HostBatch, recipe: BatchRecipe) -> Any:
         """Augments one batch by a given recipe."""
@@ -83,14 +116,41 @@ class DeviceStage:
         self._check_range(images)
         latents = self.train.latents_for(recipe, host.hashes)
         self._turn(host, recipe, latents)
-        self.train.count(recipe)
+        rows = np.flatnonzero(recipe.is_generated)
         batch = move_to(host.batch, self.device)
         images = batch[where]
         if host.from_pil and images.dtype == torch.uint8:
             images = images.float() / 255.0
         images = self._augment(images, recipe, latents)
+        self.train.count(recipe)  # the gate has its word in it
         batch = replace_at(batch, where, images)
+        if self.train.relabel is not None:
+            at = find_labels(batch, where, self.train.label_key)
+            batch = replace_at(batch, at, self._relabel(batch[at], host, recipe, rows, latents))
         return add_info(batch, self._info(host, recipe)) if self.return_info else batch
+
+    def _relabel(
+        self,
+        labels: torch.Tensor,
+        host: HostBatch,
+        recipe: BatchRecipe,
+        rows: np.ndarray,
+        latents: dict[str, torch.Tensor],
+    ) -> torch.Tensor:
+        """Labels of what was served; ``rows`` are the samples that ``latents`` are of, rejected ones among them."""
+        if self.soft_labels is None:
+            return call_relabel(cast(RelabelFunction, self.train.relabel), labels, recipe)
+        indices = self.train.extras.resolve(host.indices)[0]
+        if not self._labels_checked:
+            self._labels_checked = True
+            self.soft_labels.check(labels, indices)
+        own = latents.get("self", torch.empty(0, *self.train.generator.latent_spec.shape))
+        own = own.to(self.device, non_blocking=True).float()
+        code, anchor = (own[:, 0], own[:, 1]) if own.ndim == 4 else (own, own)
+        move = self.augmenter.edit(recipe, rows, {**latents, "self": own}) - code
+        kept = recipe.scale[rows] * recipe.is_generated[rows]  # 0 where a gate refused the variant
+        move = move * torch.from_numpy(kept).to(self.device, non_blocking=True)[:, None, None]
+        return self.soft_labels(indices, rows, anchor, anchor + move)
 
     def _turn(self, host: HostBatch, recipe: BatchRecipe, latents: dict[str, torch.Tensor]) -> None:
         """Lays variants down where the items lie as the camera stored them; says so once."""
@@ -155,7 +215,10 @@ class DeviceStage:
         generated = torch.from_numpy(recipe.is_generated.copy())
         return {
             "is_generated": generated.to(self.device, non_blocking=True),
-            "source_index": torch.tensor(host.indices, dtype=torch.int64).to(self.device, non_blocking=True),
+            "identity_score": torch.from_numpy(recipe.identity.copy()).to(self.device, non_blocking=True),
+            "source_index": torch.from_numpy(self.train.extras.resolve(host.indices)[0]).to(
+                self.device, non_blocking=True
+            ),
             "source_key": recipe.keys,
             "recipe": recipe.rows(),
         }
@@ -187,7 +250,7 @@ def replay(train: GANAugmentedDataset, recipe: Recipe, device: str | torch.devic
     index = next((i for i, item in enumerate(train.items) if item.key == recipe.key), None)
     if index is None:
         raise UserInputError(f"no sample with key {recipe.key!r} in this dataset")
-    stage = DeviceStage(train, device)
+    stage = DeviceStage(train, device, gated=False)  # the recipe says what the gate said
     drawn = train.draw([index], recipe.epoch)
     classical, degradation = (
         {name: value.dtype for name, value in params.items()} for params in (drawn.classical, drawn.degradation)

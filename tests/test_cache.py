@@ -216,6 +216,23 @@ def test_torch_takes_the_arrays_as_they_are(tmp_path: Path, dtype: str, num_qual
     assert cache.verify() == []
 
 
+@pytest.mark.parametrize("num_qualities", [0, 1, 3])
+def test_qualities_of_many(tmp_path: Path, num_qualities: int) -> None:
+    names = tuple(f"q{number}" for number in range(num_qualities))
+    header = replace(HEADER, latent_spec=LatentSpec("w_plus", 3, 5), quality_names=names)  # records of odd length
+    cache = LatentCache.create(tmp_path / "c", header)
+    keys = ["a", "b", "x" * 3000]
+    quality = {key: {name: 10.0 * i + j for j, name in enumerate(names)} for i, key in enumerate(keys)}
+    cache.put_many(replace_record(make_record(key, header), quality=quality[key]) for key in keys)
+    asked = ["b", "missing", keys[2], "a", "b"]
+    expected = np.array([[quality[key][name] if key in keys else np.nan for name in names] for key in asked])
+    for _ in range(2):  # checked, then known to be sound
+        found = cache.get_qualities(asked)
+        assert found.dtype == np.float64 and found.shape == (5, num_qualities)
+        np.testing.assert_array_equal(found, expected)
+    assert cache.get_qualities([]).shape == (0, num_qualities)
+
+
 def test_views_do_not_outlive_the_map(tmp_path: Path) -> None:
     """Known records are read through addresses in the map; where it moves or the state changes, they are new ones."""
     cache, keys = fill(tmp_path, 60, _map_size=1 << 18)

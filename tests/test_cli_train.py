@@ -203,7 +203,7 @@ def test_settings_files_that_cannot_be_read(tmp_path: Path, mistake: Line) -> No
 
 
 def test_models_to_start_from(tmp_path: Path, model: Path, mistake: Line) -> None:
-    assert "no generator 'faces65'" in mistake("--init", "faces65")
+    assert "no model 'faces65'" in mistake("--init", "faces65")
     line = mistake("--init", model, "--resolution", 32)
     assert "tiny16.safetensors makes images of 16 px, but 32 px are asked for; leave one of them out" in line
     (tmp_path / "other.json").write_text('{"w_dim": 12}')

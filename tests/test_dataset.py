@@ -298,12 +298,16 @@ def test_counts_add_up(faces: Faces) -> None:
 
 def test_preserve(faces: Faces) -> None:
     with pytest.raises(UserInputError, match=r"edit 'coarse' touches identity, which preserve=.* forbids"):
-        wrap(faces, edits=["fine", "coarse"], preserve=["identity"])
+        wrap(faces, edits=["fine", "coarse"], preserve=["identity"], gate=None)
     # Default edits are filtered, whatever they touch.
     names = {edit.name for edit in wrap(faces, edits=None).policy.edits}
-    kept = {edit.name for edit in wrap(faces, edits=None, preserve=["identity"]).policy.edits}
+    kept = {edit.name for edit in wrap(faces, edits=None, preserve=["identity"], gate=None).policy.edits}
     assert kept == {edit.name for edit in wrap(faces, edits=None).policy.edits if "identity" not in edit.touches}
     assert 0 < len(kept) < len(names)
+    # Where a gate watches identity, edits may touch it; nothing else that is preserved.
+    assert {edit.name for edit in wrap(faces, edits=None, preserve=["identity"]).policy.edits} == names
+    with pytest.raises(UserInputError, match=r"edit 'coarse' touches pose, which preserve=.* forbids"):
+        wrap(faces, edits=["fine", "coarse"], preserve=["identity", "pose"])
     with pytest.raises(UserInputError, match="every default edit touches something in preserve"):
         wrap(faces, edits=None, preserve=["lighting", "expression"])
     with pytest.raises(UserInputError, match=r"unknown attributes \['identiy'\]; known are"):

@@ -506,13 +506,15 @@ def test_return_info(faces: Faces, container: str) -> None:
     plain = next(iter(train.loader(batch_size=6)))
     batch = next(iter(train.loader(batch_size=6, return_info=True)))
     if container == "dict":
-        info = {name: batch.pop(name) for name in ("is_generated", "source_index", "source_key", "recipe")}
+        names = ("is_generated", "identity_score", "source_index", "source_key", "recipe")
+        info = {name: batch.pop(name) for name in names}
         assert_equal_nested(batch, plain)
     else:
         *values, info = batch
         assert_equal_nested(list(values), list(plain))
     recipe = train.draw(range(6), 0)
     assert info["is_generated"].dtype == torch.bool
+    assert info["identity_score"].shape == (6,) and info["identity_score"].isnan().all()  # there is no gate
     assert info["is_generated"].tolist() == recipe.is_generated.tolist()
     assert info["source_index"].tolist() == list(range(6)) and info["source_index"].dtype == torch.int64
     assert info["source_key"] == faces.keys[:6]

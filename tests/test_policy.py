@@ -1,6 +1,11 @@
 """What the policy draws, against binomial bounds and exact counts."""
 
+import dataclasses
+import hashlib
+import itertools
+import json
 import math
+import pickle
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from statistics import NormalDist
@@ -15,9 +20,13 @@ from torch import Tensor
 from ganaug.classical import ClassicalAugmentation
 from ganaug.edits import Direction, StyleMixing
 from ganaug.interfaces import NUM_EDIT_UNIFORMS, Edit, UserInputError
-from ganaug.policy import AugmentationPolicy, PartnerPool, linear_ratio
+from ganaug.partners import PartnerPool
+from ganaug.policy import AugmentationPolicy
 from ganaug.provenance import BatchRecipe, Source
 from ganaug.rng import hash_text
+from ganaug.schedules import curriculum, linear_ratio, step_ratio
+from ganaug.strengths import Constant, Normal, Uniform
+from ganaug.traits import Traits
 
 MIX = StyleMixing("mix", [0], {"lighting"})
 OTHER = StyleMixing("other", [1], {"hair"})
@@ -44,12 +53,24 @@ class Faces:
         self.pool = PartnerPool.build(self.keys, self.has_latent, self.groups)
 
     def draw(
-        self, policy: AugmentationPolicy, epoch: int = 0, indices: Sequence[int] | None = None, classical: bool = False
+        self,
+        policy: AugmentationPolicy,
+        epoch: int = 0,
+        indices: Sequence[int] | None = None,
+        classical: bool = False,
+        traits: Traits | None = None,
     ) -> BatchRecipe:
+        """``traits`` are those of all faces."""
         at = np.arange(len(self.keys)) if indices is None else np.array(indices, np.int64)
         keys = [self.keys[i] for i in at]
         augmentation = ClassicalAugmentation() if classical else None
-        return policy.draw(at, keys, self.hashes[at], epoch, self.pool, augmentation)
+        if traits is not None:
+            known = {
+                name: None if getattr(traits, name) is None else getattr(traits, name)[at]
+                for name in ("group", "quality", "label", "variant")
+            }
+            traits = dataclasses.replace(traits, **known)
+        return policy.draw(at, keys, self.hashes[at], epoch, self.pool, augmentation, traits=traits)
 
 
 def test_hundred_thousand_draws_are_binomial() -> None:
@@ -282,3 +303,319 @@ def test_may_generate() -> None:
     assert not AugmentationPolicy(0.0, [MIX]).may_generate
     assert AugmentationPolicy(0.1, [MIX]).may_generate
     assert AugmentationPolicy(lambda epoch: 0.0, [MIX]).may_generate
+
+
+# ------------------------------------------------------------------------------------- draws do not move
+
+
+def test_draws_of_earlier_versions() -> None:
+    """Literal values of the first release: a recipe that somebody kept must still be drawn."""
+    recipe = Faces(8).draw(AugmentationPolicy(0.5, FOUR, seed=11), 3)
+    assert recipe.source.tolist() == [1, 0, 1, 1, 1, 0, 1, 0]
+    active = ["".join(str(int(v)) for v in row) for row in recipe.active]
+    assert active == ["0010", "0000", "0011", "0100", "1010", "0000", "0100", "0000"]
+    strengths = {name: params["strength"][:3].tolist() for name, params in recipe.edit_params.items()}
+    assert strengths == {
+        "mix": [0.6925594210624695, 0.5610464811325073, 0.41708144545555115],
+        "other": [0.4088488519191742, 0.644116997718811, 0.7679016590118408],
+        "up": [-2.441117286682129, 2.442368745803833, -2.2959372997283936],
+        "left": [1.464595079421997, 1.613086462020874, 1.7244534492492676],
+    }
+    assert recipe.partners == {
+        "mix": [f"face {i}" for i in (2, 0, 7, 2, 1, 6, 2, 3)],
+        "other": [f"face {i}" for i in (1, 4, 0, 5, 7, 4, 2, 0)],
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "digest"),
+    [
+        ({}, "61a8a88ae338c441"),
+        ({"mode": "exact"}, "9267ec357e022b42"),
+        ({"max_edits": 4}, "13e8590adb5d7e37"),
+        ({"max_edits": 1, "seed": 5}, "952ac999b8d08872"),
+    ],
+)
+def test_five_thousand_draws_of_earlier_versions(options: dict[str, Any], digest: str) -> None:
+    at = np.arange(5000)
+    faces = Faces(5000, has_latent=at % 7 > 0, groups=(at % 3).tolist())
+    neutral = {
+        "edit_ratios": {name: 2.5 for name in ("mix", "other", "up", "left")},
+        "strength_schedule": step_ratio({0: 1.0}),
+        "quality_weight": ("ssim", 0.1, 0.2),
+    }
+    same_for_all = {"ratio": {"a": 0.4, "b": 0.4}}
+    traits = Traits(group=at % 2, group_names=["a", "b"], quality=np.ones(5000))
+    for more in ({}, neutral, {**neutral, **same_for_all}):
+        policy = AugmentationPolicy(**{"ratio": 0.4, "edits": FOUR, **options, **more})
+        drawn = columns(faces.draw(policy, 2, traits=traits))
+        assert drawn.pop("classical") == {}
+        assert hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()[:16] == digest
+
+
+# ----------------------------------------------------------------------------------- ratios of edits
+
+
+def inclusion(weights: Sequence[float], how_many: int) -> list[float]:
+    """Chance of each to be among ``how_many``, drawn one after the other in proportion to the weights of those left."""
+    found = [0.0] * len(weights)
+    for order in itertools.permutations(range(len(weights)), how_many):
+        chance, left = 1.0, sum(weights)
+        for i in order:
+            chance, left = chance * weights[i] / left, left - weights[i]
+        for i in order:
+            found[i] += chance
+    return found
+
+
+@pytest.mark.parametrize("max_edits", [1, 2, 3])
+def test_edit_ratios(max_edits: int) -> None:
+    weights = {"mix": 3.0, "other": 0.5, "left": 2.0}  # the one not named has 1
+    policy = AugmentationPolicy(1.0, FOUR, max_edits=max_edits, edit_ratios=weights)
+    active = Faces(20_000).draw(policy).active
+    number = active.sum(axis=1)
+    for how_many in range(1, max_edits + 1):
+        of_these = active[number == how_many]
+        assert_frequency(len(of_these), 20_000, 1 / max_edits)
+        for column, chance in enumerate(inclusion([3.0, 0.5, 1.0, 2.0], how_many)):
+            assert_frequency(int(of_these[:, column].sum()), len(of_these), chance)
+
+
+def test_an_edit_of_ratio_zero_is_never_drawn() -> None:
+    faces = Faces(3000)
+    recipe = faces.draw(AugmentationPolicy(1.0, FOUR, max_edits=4, edit_ratios={"other": 0, "up": 0.0}))
+    assert not recipe.active[:, 1:3].any()
+    assert set(recipe.active.sum(axis=1).tolist()) == {1, 2}
+    # It costs nothing: no partner is read for it.
+    assert set(recipe.edit_params) == {"mix", "left"} and set(recipe.partners) == {"mix"}
+    rows = recipe.rows()
+    assert {edit.name for row in rows for edit in row.edits} == {"mix", "left"}
+    # Those that are left are drawn as ever.
+    plain = faces.draw(AugmentationPolicy(1.0, FOUR))
+    assert torch.equal(recipe.edit_params["mix"]["strength"], plain.edit_params["mix"]["strength"])
+    alone = faces.draw(AugmentationPolicy(1.0, FOUR, edit_ratios={"mix": 0, "other": 0, "up": 0})).active
+    assert alone.tolist() == [[False, False, False, True]] * 3000
+
+
+def test_weighted_choices_do_not_depend_on_the_batch() -> None:
+    faces = Faces(50)
+    policy = AugmentationPolicy(
+        {"a": 0.2, "b": 0.9},
+        FOUR,
+        edit_ratios={"mix": 5, "up": 0.1},
+        strengths={"mix": Normal(0.5, 0.1, 0.2, 0.9), "up": (0.5, 1.0)},
+        strength_schedule=curriculum(5),
+        quality_weight=("ssim", 0.2, 0.8),
+    )
+    traits = Traits(np.arange(50) % 2, ("a", "b"), np.linspace(0, 1, 50), variant=np.arange(50) % 3)
+    together = faces.draw(policy, 3, classical=True, traits=traits).rows()
+    assert {row.is_generated for row in together} == {True, False}
+    order = np.random.default_rng(0).permutation(50)
+    for size in (1, 7, 50):
+        for start in range(0, 50, size):
+            indices = order[start : start + size].tolist()
+            rows = faces.draw(policy, 3, indices, classical=True, traits=traits).rows()
+            assert rows == [together[i] for i in indices]
+
+
+# ---------------------------------------------------------------------------------------- strengths
+
+
+def strengths_of(recipe: BatchRecipe, name: str) -> NDArray[np.float64]:
+    return recipe.edit_params[name]["strength"].double().numpy()
+
+
+def test_strengths() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    faces = Faces(20_000)
+    plain = faces.draw(AugmentationPolicy(1.0, FOUR))
+    ours = faces.draw(
+        AugmentationPolicy(1.0, FOUR, strengths={"mix": Normal(0.5, 0.2, 0.1, 0.8), "up": (3, 4), "left": Constant(2)})
+    )
+    ends = [(end - 0.5) / 0.2 for end in (0.1, 0.8)]
+    assert stats.kstest(strengths_of(ours, "mix"), stats.truncnorm(*ends, loc=0.5, scale=0.2).cdf).pvalue > 1e-4
+    up = strengths_of(ours, "up")
+    assert stats.kstest(np.abs(up), stats.uniform(3, 1).cdf).pvalue > 1e-4
+    # The sign is what the edit draws by itself; magnitude and sign are independent.
+    assert (np.sign(up) == np.sign(strengths_of(plain, "up"))).all()
+    assert_frequency(int((up[np.abs(up) > 3.5] > 0).sum()), int((np.abs(up) > 3.5).sum()), 0.5)
+    assert set(strengths_of(ours, "left").tolist()) == {-2.0, 2.0}
+    # An option of one edit moves nothing of another, nor who is generated with what.
+    assert torch.equal(ours.edit_params["other"]["strength"], plain.edit_params["other"]["strength"])
+    assert ours.partners == plain.partners and ours.active.tolist() == plain.active.tolist()
+    one_way = faces.draw(AugmentationPolicy(1.0, FOUR, strengths={"up": Uniform(3, 4, signed=True)}))
+    assert np.array_equal(strengths_of(one_way, "up"), np.abs(up))
+
+
+def test_strength_schedules() -> None:
+    faces = Faces(500)
+    plain = faces.draw(AugmentationPolicy(0.7, FOUR), 1)
+    ours = faces.draw(AugmentationPolicy(0.7, FOUR, strength_schedule=curriculum(3, weakest=0.5)), 1)
+    for name in ("mix", "other", "up", "left"):
+        assert torch.equal(ours.edit_params[name]["strength"], plain.edit_params[name]["strength"] * 0.75)
+    assert ours.source.tolist() == plain.source.tolist() and ours.partners == plain.partners
+    constant = {"strengths": {"up": Constant(2.0)}, "strength_schedule": lambda epoch: 0.25}
+    assert set(np.abs(strengths_of(faces.draw(AugmentationPolicy(0.7, FOUR, **constant)), "up")).tolist()) == {0.5}
+    # An edit without a strength is left alone.
+    odd = Recording()
+    assert "strength" not in faces.draw(AugmentationPolicy(1.0, [odd], strength_schedule=curriculum(3))).edit_params
+
+
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf"), None, "1", True])
+def test_strength_schedules_that_are_refused(value: Any) -> None:
+    policy = AugmentationPolicy(0.5, FOUR, strength_schedule=lambda epoch: value)
+    with pytest.raises(UserInputError, match="strength_schedule must return a finite number of at least 0, got"):
+        Faces(20).draw(policy)
+
+
+# -------------------------------------------------------------------------- ratios of groups, quality
+
+
+def test_ratios_by_group() -> None:
+    faces = Faces(30_000)
+    group = np.random.default_rng(0).integers(0, 3, 30_000)
+    traits = Traits(group=group, group_names=("Black", "White", "Indian"))
+    ratio = {"Black": 0.8, "White": linear_ratio(0.0, 0.3, 2), "Indian": 0.0, "nobody": 1.0}
+    policy = AugmentationPolicy(ratio, [MIX])
+    for epoch, expected in ((0, (0.8, 0.0, 0.0)), (1, (0.8, 0.3, 0.0))):
+        generated = faces.draw(policy, epoch, traits=traits).is_generated
+        for number, share in enumerate(expected):
+            assert_frequency(int(generated[group == number].sum()), int((group == number).sum()), share)
+        # Bit for bit what one ratio would have given each group.
+        for number, share in enumerate(expected):
+            alike = faces.draw(AugmentationPolicy(share, [MIX]), epoch).is_generated
+            assert np.array_equal(generated[group == number], alike[group == number])
+    assert (policy.ratio_at(0), policy.may_generate) == (1.0, True)
+    assert AugmentationPolicy({1: 0.2, ("a", 2): 0.1}).ratio == {"1": 0.2, "('a', 2)": 0.1}  # names are text
+    assert not AugmentationPolicy({"a": 0.0, "b": 0.0}).may_generate
+    with pytest.raises(UserInputError, match="no value for the group\\(s\\) 'Indian'; it has 'Black', 'White'"):
+        faces.draw(AugmentationPolicy({"Black": 0.5, "White": 0.1}, [MIX]), traits=traits)
+    with pytest.raises(UserInputError, match="given by group, but no groups are known"):
+        faces.draw(policy)
+
+
+def test_exact_mode_by_group() -> None:
+    faces, epochs, batch = Faces(64), 2000, 16
+    group = np.arange(64) % 3
+    ratios = np.array([0.1, 0.5, 1.0])
+    traits = Traits(group=group, group_names=("a", "b", "c"))
+    policy = AugmentationPolicy(dict(zip("abc", ratios.tolist(), strict=True)), [MIX], mode="exact")
+    hits, shown = np.zeros(3), np.zeros(3)
+    for epoch in range(epochs):
+        at = np.random.default_rng(epoch).permutation(64)[:batch]
+        generated = faces.draw(policy, epoch, at.tolist(), traits=traits).is_generated
+        assert generated.sum() == round(ratios[group[at]].sum())
+        assert generated[group[at] == 2].all()
+        hits += np.bincount(group[at], generated, 3)
+        shown += np.bincount(group[at], minlength=3)
+    # Sequential Poisson sampling: close to the ratios, not equal.
+    assert np.abs(hits / shown - ratios).max() < 0.03
+    zero = AugmentationPolicy({"a": 0.0, "b": 0.0, "c": 0.5}, [MIX], mode="exact")
+    has_latent = group != 2  # those that may be generated have no latents
+    generated = Faces(64, has_latent).draw(zero, traits=traits)
+    assert not generated.is_generated.any()
+    assert (generated.source == Source.NO_LATENT).sum() == round(0.5 * (group == 2).sum())
+
+
+def test_quality_weight() -> None:
+    faces = Faces(40_000, has_latent=np.arange(40_000) % 10 > 0)
+    quality = np.random.default_rng(0).uniform(0.0, 1.0, 40_000)
+    quality[::40], quality[5] = np.nan, np.nan  # without latents, and with a figure that is not known
+    traits = Traits(quality=quality)
+    policy = AugmentationPolicy(0.6, [MIX], quality_weight=("ssim", 0.3, 0.7))
+    assert "quality_weight=('ssim', 0.3, 0.7)" in repr(policy)
+    recipe = faces.draw(policy, traits=traits)
+    generated, there = recipe.is_generated, faces.has_latent
+    assert not generated[quality <= 0.3].any() and not generated[5]
+    for low in np.arange(0.3, 0.7, 0.1):  # the mean of the ramp over a tenth is its value in the middle
+        inside = there & (quality > low) & (quality <= low + 0.1)
+        assert_frequency(int(generated[inside].sum()), int(inside.sum()), 0.6 * (low - 0.25) / 0.4)
+    best = there & (quality >= 0.7)
+    assert_frequency(int(generated[best].sum()), int(best.sum()), 0.6)
+    # Who has no latents is counted at the full ratio, as ever.
+    assert_frequency(int((recipe.source == Source.NO_LATENT).sum()), 4000, 0.6)
+    falling = AugmentationPolicy(0.6, [MIX], quality_weight=("mse", 0.7, 0.3))  # less is better
+    generated = faces.draw(falling, traits=traits).is_generated
+    assert not generated[quality >= 0.7].any() and generated[quality < 0.3].any()
+    with pytest.raises(UserInputError, match="quality_weight names 'ssim', but the quality of the samples is not kn"):
+        faces.draw(policy)
+
+
+# ------------------------------------------------------------------------------------------- labels
+
+
+class Labelled(Recording):
+    """An edit that is told the label."""
+
+    needs_label = True
+
+
+def test_edits_that_need_the_label() -> None:
+    faces, edit = Faces(9), Labelled("labelled")
+    policy = AugmentationPolicy(1.0, [MIX, edit], max_edits=2)
+    recipe = faces.draw(policy, traits=Traits(label=np.arange(9) % 4))
+    label = recipe.edit_params["labelled"]["label"]
+    assert label.dtype == torch.float32 and label.tolist() == [i % 4 for i in range(9)]
+    assert "label" not in recipe.edit_params["mix"] and policy.needs_labels == ["labelled"]
+    again = BatchRecipe.from_rows(recipe.rows(), recipe.edit_names, {})
+    active = torch.from_numpy(recipe.active[:, 1])
+    assert torch.equal(again.edit_params["labelled"]["label"][active], label[active])
+    with pytest.raises(UserInputError, match="edit 'labelled' needs the label of every sample, and there are none"):
+        faces.draw(policy)
+
+
+# ------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ratio": {}}, "ratio is a mapping without groups"),
+        ({"ratio": {"a": 1.5}}, "between 0 and 1; got 1.5"),
+        ({"ratio": {"a": "half"}}, "ratio must be a number in"),
+        ({"edits": "hair"}, "edits is a sequence of names or Edit objects, got the string 'hair'"),
+        ({"edit_ratios": {"mixx": 1.0}}, "edit_ratios names edits that are not there: mixx; there are mix, other"),
+        ({"edit_ratios": {"mix": -1.0}}, r"edit_ratios\['mix'\] must be a finite number of at least 0, got -1.0"),
+        ({"edit_ratios": {"mix": math.inf}}, r"edit_ratios\['mix'\] must be a finite number"),
+        ({"edit_ratios": {"mix": "often"}}, r"edit_ratios\['mix'\] must be a finite number"),
+        ({"edit_ratios": {"mix": 0, "other": 0}}, "edit_ratios are 0 for every edit"),
+        ({"strengths": {"smile": (1, 2)}}, "strengths names edits that are not there: smile; there are mix, other"),
+        ({"strengths": {"mix": 2.0}}, r"strengths\['mix'\] must be Uniform, Normal"),
+        ({"edits": [Recording()], "strengths": {"recording": (1, 2)}}, "draws no 'strength' but value"),
+        ({"strength_schedule": 0.5}, "strength_schedule is a function of the epoch, got 0.5"),
+        ({"quality_weight": "ssim"}, "quality_weight must be a figure of the records and two"),
+        ({"quality_weight": ("ssim", 0.5)}, "quality_weight must be"),
+        ({"quality_weight": ("ssim", 0.5, 0.5)}, r"two different values.*got \('ssim', 0.5, 0.5\)"),
+        ({"quality_weight": ("ssim", 0.5, math.nan)}, "quality_weight must be"),
+        ({"quality_weight": (0.1, 0.2, 0.3)}, "quality_weight must be"),
+        ({"quality_weight": ("ssim", "low", "high")}, "quality_weight must be"),
+    ],
+)
+def test_options_that_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserInputError, match=message) as refused:
+        AugmentationPolicy(**{"ratio": 0.5, "edits": [MIX, OTHER], **options})
+    assert "\n" not in str(refused.value)
+
+
+def test_names_are_for_the_dataset() -> None:
+    policy = AugmentationPolicy(0.5, ["hair", MIX], edit_ratios={"hair": 2.0, "later": 1.0}, strengths={"hair": (0, 1)})
+    assert policy.has_names
+    with pytest.raises(UserInputError, match=r"edits \['hair'\] are names; GANAugmentedDataset\(policy=...\)"):
+        Faces(5).draw(policy)
+    with pytest.raises(UserInputError, match="edit_ratios names edits that are not there: later"):
+        dataclasses.replace(policy, edits=[MIX, StyleMixing("hair", [0], set())])
+
+
+def test_policies_pickle() -> None:
+    policy = AugmentationPolicy(
+        {"a": linear_ratio(0.1, 0.5, 3), "b": 0.2},
+        FOUR,
+        edit_ratios={"mix": 2},
+        strengths={"up": Normal(1, 0.5, 0, 2)},
+        strength_schedule=curriculum(4),
+        quality_weight=("ssim", 0.2, 0.5),
+    )
+    faces = Faces(200)
+    traits = Traits(group=np.arange(200) % 2, group_names=["a", "b"], quality=np.linspace(0, 1, 200))
+    again = pickle.loads(pickle.dumps(policy))
+    assert columns(faces.draw(again, 2, traits=traits)) == columns(faces.draw(policy, 2, traits=traits))

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from ganaug.classical import ClassicalAugmentation
 from ganaug.edits import Direction, StyleMixing
-from ganaug.policy import AugmentationPolicy, PartnerPool
+from ganaug.partners import PartnerPool
+from ganaug.policy import AugmentationPolicy
 from ganaug.provenance import AppliedEdit, BatchRecipe, Recipe, Source
 from ganaug.rng import hash_text
 
@@ -58,7 +59,8 @@ def test_json_round_trip(recipe: Recipe) -> None:
 
 def test_json_is_plain() -> None:
     applied = AppliedEdit("mix", {"strength": 0.5}, "bob.jpg")
-    assert Recipe("ann.jpg", 1, 2, Source.GENERATED, (applied,)).to_dict() == {
+    assert Recipe("ann.jpg", 1, 2, Source.GENERATED, (applied,), None, {}, 0.5, 0.75, 2).to_dict() == {
+        "synthetic": True,
         "key": "ann.jpg",
         "epoch": 1,
         "seed": 2,
@@ -66,6 +68,10 @@ def test_json_is_plain() -> None:
         "edits": ({"name": "mix", "params": {"strength": 0.5}, "partner": "bob.jpg"},),
         "classical": {},
         "degradation": {},
+        "scale": 0.5,
+        "identity": 0.75,
+        "attempts": 2,
+        "variant": 0,
     }
 
 

@@ -358,6 +358,7 @@ def test_hair_through_the_main_job(tmp_path: Path) -> None:
         classical=None,
         preserve=["identity"],
         paste="whole",
+        gate=None,  # what a generator of random weights draws is nobody
     )
     assert train.cache.header.latent_spec == generator.latent_spec
     images, _, info = next(iter(train.loader(batch_size=8, return_info=True)))
@@ -418,4 +419,4 @@ def test_edits_that_a_generator_cannot_have() -> None:
     with pytest.raises(UserInputError, match="has no parts"):
         build_edits(["hair"], StyleGAN2(StyleGAN2Config(16, 12, 10, 2, (6, 6, 6))))
     assert default_edits(generator) == ["hair", "background", "cloth"]
-    assert len(build_edits(edits_for(generator), generator)) == 13 + 8
+    assert len(build_edits(edits_for(generator), generator)) == 13 + 4 + 8 + 13 + 2  # parts, aliases, pca ...

@@ -428,7 +428,7 @@ def test_mistakes_give_one_line(
         (few / path.name).write_bytes(path.read_bytes())
     good = {"--generator": model_file, "--data": photos, "--out": tmp_path / "run"}
     for change, words in (
-        ({"--generator": tmp_path / "nowhere.safetensors"}, "no generator"),
+        ({"--generator": tmp_path / "nowhere.safetensors"}, "no model"),
         ({"--generator": next(photos.iterdir())}, "neither a pickle, a file of torch.save nor a .npy array"),
         ({"--data": few}, "has 10 readable images, training needs at least 16"),
         ({"--data": tmp_path / "nowhere"}, "not there"),

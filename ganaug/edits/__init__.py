@@ -4,8 +4,15 @@ from collections.abc import Callable, Sequence
 
 from ganaug.edits.directions import Direction
 from ganaug.edits.discovery import PrincipalComponents, principal_components
+from ganaug.edits.interpolate import Interpolate
+from ganaug.edits.names import EDIT_NAMES, NAMED_TOUCHES, PART_OF, part_of
+from ganaug.edits.part_jitter import PartJitter
 from ganaug.edits.parts import PART_TOUCHES, PartSwap, part_swap
+from ganaug.edits.resample import Resample
+from ganaug.edits.span import Span
 from ganaug.edits.style_mixing import StyleMixing
+from ganaug.edits.table import Directions, EditTable, given_table, table_of
+from ganaug.edits.target import aim, parse_target
 from ganaug.interfaces import Edit, Generator, UserInputError
 
 # What the rows of a StyleGAN carry (arXiv 1812.04948, section 3.1, figure 3): coarse rows pose, face shape and hair
@@ -22,7 +29,9 @@ NUM_PRINCIPAL_COMPONENTS = 8
 PRINCIPAL_STRENGTH = {"mapping": (1.0, 2.5), "prior": (0.75, 1.5)}
 
 # Words that ``touches`` and ``preserve`` are made of; a word that no edit could touch is taken for a slip of the pen.
-ATTRIBUTES: frozenset[str] = frozenset().union(*ROW_TOUCHES.values(), *PART_TOUCHES.values())
+ATTRIBUTES: frozenset[str] = frozenset().union(
+    *ROW_TOUCHES.values(), *PART_TOUCHES.values(), *NAMED_TOUCHES.values()
+)
 
 # What a dataset uses when nobody names edits; those that touch something preserved are left out.
 DEFAULT_EDITS = ("middle", "fine", "pca1")
@@ -67,41 +76,75 @@ def _principal(index: int) -> Callable[[Generator], Edit]:
     return build
 
 
+def _jitter(swapped: str) -> Callable[[Generator], Edit]:
+    def build(generator: Generator) -> Edit:
+        if swapped not in (generator.latent_spec.parts or ROW_RANGES):
+            raise UserInputError(
+                f"edit 'jitter_{swapped}' draws {swapped!r} anew, which this generator does not have; expected one of "
+                f"{', '.join(edits_for(generator))}"
+            )
+        (like,) = build_edits([swapped], generator)
+        rows = generator.latent_spec.parts.get(swapped) or rows_of(swapped, generator.latent_spec.num_ws)
+        return PartJitter.of_rows(f"jitter_{swapped}", generator, rows, like.touches)
+
+    return build
+
+
 EDITS: dict[str, Callable[[Generator], Edit]] = {
     "coarse": _mixing("coarse"),
     "middle": _mixing("middle"),
     "fine": _mixing("fine"),
     **{f"pca{i}": _principal(i) for i in range(NUM_PRINCIPAL_COMPONENTS)},
     **{part: part_swap(part) for part in PART_TOUCHES},
+    **{f"jitter_{name}": _jitter(name) for name in (*ROW_RANGES, *PART_TOUCHES)},
+    "interpolate": lambda generator: Interpolate(),
+    "resample": Resample,
 }
 
 
 def edits_for(generator: Generator) -> list[str]:
-    """Names of the edits that a generator can have: its parts, or else ranges of its rows; and directions."""
-    parts = list(generator.latent_spec.parts)
-    return [*(parts or ROW_RANGES), *(f"pca{i}" for i in range(NUM_PRINCIPAL_COMPONENTS))]
+    """Names of the edits that a generator can have.
+
+    Those of its edit table; its parts, or else ranges of its rows; directions; and others.
+    """
+    parts = generator.latent_spec.parts
+    own = list(parts) or list(ROW_RANGES)
+    named = [name for name in EDIT_NAMES if name not in own and (part_of(name, parts) or name in table_of(generator).edits)]
+    directions = [f"pca{i}" for i in range(NUM_PRINCIPAL_COMPONENTS)]
+    first = [*own, *named] if parts else [*named, *own]
+    return [*first, *directions, *(f"jitter_{name}" for name in own), "interpolate", "resample"]
 
 
 def default_edits(generator: Generator) -> list[str]:
     """Names of the edits that a dataset uses when nobody names any."""
     parts = generator.latent_spec.parts
-    return [part for part in DEFAULT_PARTS if part in parts] if parts else list(DEFAULT_EDITS)
+    if parts:
+        return [part for part in DEFAULT_PARTS if part in parts]
+    return list(table_of(generator).defaults or DEFAULT_EDITS)
 
 
-def build_edits(edits: Sequence[str | Edit], generator: Generator) -> list[Edit]:
+def build_edits(
+    edits: Sequence[str | Edit], generator: Generator, directions: Directions | None = None
+) -> list[Edit]:
     """Turns names into edits for a generator; objects pass through.
 
+    Args:
+        edits: Names (:func:`edits_for`), targets such as ``"age=60"``, and objects.
+        generator: Whose latents are edited.
+        directions: More edits whose names may be used, before all others: a file of ``ganaug directions``, or objects.
+
     Raises:
+        CheckpointError: For a file of directions that is damaged or of another generator.
         UserInputError: For an unknown name, an edit that this generator cannot have, an object that is no
             :class:`Edit`, or a name twice.
     """
+    given = given_table(directions, generator)
     built: list[Edit] = []
     for edit in edits:
         if isinstance(edit, str):
-            if edit not in EDITS and edit not in generator.latent_spec.parts:
-                expected = ", ".join(edits_for(generator))
-                raise UserInputError(f"unknown edit {edit!r}: expected one of {expected}, or an Edit object")
-            built.append(EDITS.get(edit, part_swap(edit))(generator))
+            asked = parse_target(edit)
+            found = _named(edit if asked is None else asked.base, generator, given)
+            built.append(found if asked is None else aim(asked, found))
         elif isinstance(edit, Edit):
             built.append(edit)
         else:
@@ -113,15 +156,50 @@ def build_edits(edits: Sequence[str | Edit], generator: Generator) -> list[Edit]
     return built
 
 
+def _named(name: str, generator: Generator, given: EditTable) -> Edit:
+    """The edit of a name.
+
+    Raises:
+        UserInputError: If the generator cannot have it.
+    """
+    if (own := given.build(name)) is not None:
+        return own
+    parts = generator.latent_spec.parts
+    if name in parts:
+        return part_swap(name)(generator)
+    if (part := part_of(name, parts)) is not None:
+        return PartSwap(name, parts[part], PART_TOUCHES[part])
+    table = table_of(generator)
+    if (bundled := table.build(name)) is not None:
+        return bundled
+    expected = ", ".join([*given.edits, *edits_for(generator)])
+    if (reason := given.unsupported.get(name) or table.unsupported.get(name)) is not None:
+        raise UserInputError(f"edit {name!r} cannot be had with this generator: {reason}; expected one of {expected}")
+    if name in EDITS and name not in EDIT_NAMES:
+        return EDITS[name](generator)
+    if name in EDIT_NAMES:
+        has = f"the parts {', '.join(parts)}" if parts else "no parts (a SemanticStyleGAN has)"
+        needs = f"a part {PART_OF[name]!r} or " if name in PART_OF else ""
+        raise UserInputError(
+            f"edit {name!r} needs {needs}a direction of this generator, which has {has} and no direction of that name: "
+            f"make one with `ganaug directions` and give its file as directions=FILE, or use one of {expected}"
+        )
+    raise UserInputError(f"unknown edit {name!r}: expected one of {expected}, or an Edit object")
+
+
 __all__ = [
     "EDITS",
+    "EDIT_NAMES",
     "Direction",
+    "EditTable",
     "PartSwap",
     "PrincipalComponents",
+    "Span",
     "StyleMixing",
     "build_edits",
     "default_edits",
     "edits_for",
     "principal_components",
     "rows_of",
+    "table_of",
 ]

@@ -1,11 +1,15 @@
 """Moving latents along unit directions, in standard deviations."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ganaug.interfaces import UserInputError
+
+if TYPE_CHECKING:
+    from ganaug.edits.target import Gauge
 
 
 class Direction:
@@ -18,6 +22,8 @@ class Direction:
         rows: Rows of ``w_plus`` that move.
         touches: Attributes that the direction changes.
         strength: Range of |strength| in standard deviations; the sign is drawn too.
+        measured: What is known about it, JSON-able: how it was found, how well it tells faces apart.
+        calibration: Reads the score of its attribute off latents.
 
     Example:
         >>> edit = Direction("up", torch.tensor([0.0, 2.0]), std=0.5, rows=[0], touches=set())
@@ -35,6 +41,8 @@ class Direction:
         rows: Sequence[int],
         touches: set[str] | frozenset[str],
         strength: tuple[float, float] = (1.0, 2.5),
+        measured: Mapping[str, Any] | None = None,
+        calibration: "Gauge | None" = None,
     ) -> None:
         norm = float(direction.norm())
         if direction.ndim not in (1, 2) or not norm > 0.0:
@@ -47,6 +55,8 @@ class Direction:
         self.rows = tuple(rows)
         self.touches = frozenset(touches)
         self.strength = strength
+        self.measured = dict(measured or {})
+        self.calibration = calibration
 
     def sample_params(self, uniforms: Tensor) -> dict[str, Tensor]:
         """``strength (B,)``: magnitude uniform over the range, sign by a second number."""

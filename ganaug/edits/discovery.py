@@ -42,13 +42,13 @@ def principal_components(
     prior = getattr(generator, "prior", None)
     if prior is not None:
         axes, std = prior.components[:num_components].flatten(1), prior.std[:num_components]
-        return PrincipalComponents(_signed(axes).reshape(-1, *prior.components.shape[1:]), std)
+        return PrincipalComponents(signed(axes).reshape(-1, *prior.components.shape[1:]), std)
     w_plus = draw_latents(generator, num_samples, torch.Generator().manual_seed(seed))
     codes = w_plus[:, 0] if bool((w_plus == w_plus[:, :1]).all()) else w_plus
     _, axes, std = principal_axes(codes.flatten(1), num_components)
-    return PrincipalComponents(_signed(axes).reshape(-1, *codes.shape[1:]), std)
+    return PrincipalComponents(signed(axes).reshape(-1, *codes.shape[1:]), std)
 
 
-def _signed(axes: Tensor) -> Tensor:
+def signed(axes: Tensor) -> Tensor:
     """``(K, F)`` with each row's entry of largest magnitude positive."""
     return axes * axes.gather(1, axes.abs().argmax(dim=1, keepdim=True)).sign()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from ganaug.edits.names import NAMED_TOUCHES
 from ganaug.edits.style_mixing import StyleMixing
 from ganaug.interfaces import Edit, Generator, UserInputError
 
@@ -23,7 +24,7 @@ PART_TOUCHES: dict[str, frozenset[str]] = {
     "earring": frozenset({"earring", "gender"}),
 }
 # Nothing is known about a part without a name, so it counts as changing everything.
-UNKNOWN_TOUCHES = frozenset().union(*PART_TOUCHES.values())
+UNKNOWN_TOUCHES = frozenset[str]().union(*PART_TOUCHES.values(), *NAMED_TOUCHES.values())
 
 
 class PartSwap(StyleMixing):

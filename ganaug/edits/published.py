@@ -24,7 +24,7 @@ from ganaug.published.directions import PublishedDirections, Space, read_directi
 _ENTANGLED = frozenset({"age", "gender", "glasses", "identity"})
 _TOUCHES: dict[str, frozenset[str]] = {
     **dict.fromkeys(("age", "young", "gender", "male", "eyeglasses", "glasses"), _ENTANGLED),
-    **dict.fromkeys(("smile", "smiling"), frozenset({"expression"})),
+    **dict.fromkeys(("smile", "smiling", "expression"), frozenset({"expression"})),
     **dict.fromkeys(("pose", "rotation", "yaw"), frozenset({"pose"})),
 }
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}$")
@@ -71,10 +71,10 @@ def import_directions(
     _check_space(found, space, str(path))
     _check_shape(found.vectors, generator, str(path))
     moved = check_rows(range(generator.latent_spec.num_ws) if rows is None else rows, generator)
-    _check_words(touches)
+    check_words(touches)
     std = measure_std(found.vectors, generator, moved) if found.std is None else found.std
     return [
-        Direction(label, vector, float(spread), moved, _touched(label) if touches is None else touches, strength)
+        Direction(label, vector, float(spread), moved, touched_by(label) if touches is None else touches, strength)
         for label, vector, spread in zip(_names(found, name), found.vectors, std, strict=True)
     ]
 
@@ -164,7 +164,8 @@ def _check_shape(vectors: Tensor, generator: Generator, path: str) -> None:
         raise CheckpointError(f"{path}: directions of {vectors.shape[1]} rows, but the generator's W+ has {num_ws}")
 
 
-def _check_words(touches: set[str] | frozenset[str] | None) -> None:
+def check_words(touches: set[str] | frozenset[str] | None) -> None:
+    """Refuses words that no edit could touch."""
     unknown = sorted((touches or frozenset()) - ATTRIBUTES)
     if unknown:
         raise UserInputError(f"touches {', '.join(unknown)}: expected some of {', '.join(sorted(ATTRIBUTES))}")
@@ -176,8 +177,11 @@ def _names(found: PublishedDirections, name: str | None) -> tuple[str, ...]:
     return (name,) if len(found.names) == 1 else tuple(f"{name}{index}" for index in range(len(found.names)))
 
 
-def _touched(name: str) -> frozenset[str]:
-    """By the attribute in a name: ``age``, ``stylegan2_ffhq_smile_w_boundary``, ``boundary_Eyeglasses``."""
+def touched_by(name: str) -> frozenset[str]:
+    """What a direction may change, by the attribute in its name; all where that is not known.
+
+    ``age``, ``stylegan2_ffhq_smile_w_boundary``, ``boundary_Eyeglasses``.
+    """
     words = [word for word in re.split(r"[^a-z]+", name.lower()) if word in _TOUCHES]
     numbered = name[-1:].isdigit()  # a component: it was not made for an attribute
     return frozenset().union(*(_TOUCHES[word] for word in words)) if words and not numbered else ATTRIBUTES

@@ -67,6 +67,7 @@ class FaceDataset(Dataset[tuple[Any, Any]]):
 
     Attributes:
         root: The folder's absolute path; None for other stores.
+        label_name: What the targets say, such as ``"gender"``; None where nobody knows.
 
     Raises:
         UserInputError: For no files, a file named twice, and lengths or shapes that do not fit.
@@ -91,6 +92,7 @@ class FaceDataset(Dataset[tuple[Any, Any]]):
             raise UserInputError(f"a face dataset needs at least one file, got an array of shape {self.files.shape}")
         self._refuse_duplicates()
         self.targets = None if targets is None else self._column("targets", targets)
+        self.label_name: str | None = None
         self.classes = list(classes)
         self.identities = None if identities is None else self._column("identities", identities, text=True)
         self.groups = {name: self._column(name, values, text=True) for name, values in (groups or {}).items()}
@@ -219,7 +221,7 @@ def label_faces(
     classes: list[str] = []
     if target is not None:
         targets, classes = _encode(columns[target], taken, target, target in numeric, source)
-    return FaceDataset(
+    labelled = FaceDataset(
         store,
         [files[i] for i in taken],
         targets,
@@ -230,6 +232,8 @@ def label_faces(
         transform,
         target_transform,
     )
+    labelled.label_name = target
+    return labelled
 
 
 def _lost(lost: NDArray[np.bool_], files: Sequence[str], missing: Missing, what: str, remedy: str) -> NDArray[np.bool_]:

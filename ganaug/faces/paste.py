@@ -111,7 +111,7 @@ def paste(items: Tensor, edited: Tensor, base: Tensor, matrices: Tensor) -> Tens
     mask = _changed(small_edited - small_base) * faded
     replaced = mask * _moved(small_edited, small_base)
     cells = max(size // TONE_CELL, 1)
-    photos = _averages(items, _coarser(matrices, chip_size / cells), cells)
+    photos = averages(items, _coarser(matrices, chip_size / cells), cells)
     tone = _resized(_blur(photos - _resized(small_base, cells), TONE_BLUR), chip_size)
     replaced, mask = _resized(torch.cat([replaced, mask], dim=1), chip_size).split(1, dim=1)
     layer = mask * (edited - base) + replaced * (base + tone)
@@ -243,7 +243,7 @@ def _luma(images: Tensor) -> Tensor:
     return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
 
 
-def _averages(items: Tensor, matrices: Tensor, size: int) -> Tensor:
+def averages(items: Tensor, matrices: Tensor, size: int) -> Tensor:
     """What the items show in each of ``size x size`` cells, ``(K, 3, size, size)``; mirrored beyond their edges.
 
     From copies that were halved again and again, between the two whose pixels are next to a cell's size (Williams,

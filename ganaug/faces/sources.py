@@ -163,7 +163,7 @@ def list_attributes(dataset: Dataset[Any]) -> dict[str, list[str]]:
         names = dict.fromkeys(name for part, _ in parts for name in part)
         return {name: [v for part, n in parts for v in part.get(name, [""] * n)] for name in names}
     known: dict[str, list[str]] = {}
-    labels, classes = _label_values(dataset), getattr(dataset, "classes", None)
+    labels, classes = label_values(dataset), getattr(dataset, "classes", None)
     if labels is not None:
         classes = list(classes) if isinstance(classes, (list, tuple)) else []
         named = bool(classes) and all(isinstance(v, int) and 0 <= v < len(classes) for v in labels)
@@ -181,19 +181,20 @@ def list_labels(dataset: Dataset[Any]) -> NDArray[np.int64] | None:
 
     Labels are renumbered 0 .. G-1 in sorted order; strings and tensors are accepted.
     """
-    values = _label_values(dataset)
+    values = label_values(dataset)
     if values is None:
         return None
     _, numbers = np.unique(np.asarray(values), return_inverse=True)
     return numbers.astype(np.int64)
 
 
-def _label_values(dataset: Dataset[Any]) -> Sequence[Any] | None:
+def label_values(dataset: Dataset[Any]) -> Sequence[Any] | None:
+    """The labels themselves, numbers or texts, one per item; None if the dataset keeps no such list."""
     if isinstance(dataset, Subset):
-        values = _label_values(dataset.dataset)
+        values = label_values(dataset.dataset)
         return None if values is None else [values[i] for i in dataset.indices]
     if isinstance(dataset, ConcatDataset):
-        parts = [_label_values(part) for part in dataset.datasets]
+        parts = [label_values(part) for part in dataset.datasets]
         return None if any(part is None for part in parts) else [v for part in parts if part is not None for v in part]
     for attribute in LABEL_ATTRIBUTES:
         values = getattr(dataset, attribute, None)
@@ -202,3 +203,17 @@ def _label_values(dataset: Dataset[Any]) -> Sequence[Any] | None:
             if all(isinstance(v, (int, float, str, bool)) for v in values):
                 return values
     return None
+
+
+def label_name(dataset: Dataset[Any]) -> str | None:
+    """What a dataset calls its label, such as ``"gender"``: the column of a :class:`FaceDataset`; None if it says none.
+
+    Of datasets that are joined, the name that all of them have.
+    """
+    if isinstance(dataset, Subset):
+        return label_name(dataset.dataset)
+    if isinstance(dataset, ConcatDataset):
+        names = {label_name(part) for part in dataset.datasets}
+        return names.pop() if len(names) == 1 else None
+    name = getattr(dataset, "label_name", None)
+    return name if isinstance(name, str) else None

@@ -218,6 +218,18 @@ class Synthesis(nn.Module):
             in_channels = config.channels[max(i - 1, 0)]
             self.add_module(f"b{resolution}", SynthesisBlock(in_channels, config.channels[i], config, resolution))
 
+    def style_weights(self) -> list[tuple[int, Tensor]]:
+        """Row of ``w_plus`` and matrix ``(C, D)`` from it to the styles, of each convolution; without toRGB."""
+        found = []
+        for i, resolution in enumerate(self.resolutions):
+            block = self.get_submodule(f"b{resolution}")
+            layers = [layer for layer in block.children() if isinstance(layer, SynthesisLayer)]
+            rows = [0] if i == 0 else [2 * i - 1, 2 * i]
+            found += [
+                (row, layer.affine.weight * layer.affine.weight_gain) for row, layer in zip(rows, layers, strict=True)
+            ]
+        return found
+
     def forward(
         self,
         w_plus: Tensor,

@@ -168,6 +168,11 @@ class AliasFreeSynthesis(nn.Module):
         self.input = FourierInput(specs[0], config.w_dim)
         self.layers = nn.ModuleList(AliasFreeLayer(spec, config.w_dim, config.conv_clamp) for spec in specs)
 
+    def style_weights(self) -> list[tuple[int, Tensor]]:
+        """Row of ``w_plus`` and matrix ``(C, D)`` from it to the styles, of each layer; without toRGB."""
+        layers = [layer for layer in self.layers if isinstance(layer, AliasFreeLayer) and not layer.spec.is_rgb]
+        return [(row, layer.affine.weight * layer.affine.weight_gain) for row, layer in enumerate(layers, start=1)]
+
     def forward(
         self,
         w_plus: Tensor,

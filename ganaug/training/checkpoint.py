@@ -10,7 +10,7 @@ from ganaug.interfaces import CheckpointError
 
 # What may differ between a run and its continuation: how long it is, how it is watched, how much fits into memory, and
 # the rate, which has to come down when a run has blown up.
-MAY_DIFFER = ("kimg", "learning_rate", "snapshot_kimg", "evaluated_images", "accumulate")
+MAY_DIFFER = ("kimg", "learning_rate", "snapshot_kimg", "evaluated_images", "accumulate", "false_accept_rate")
 
 
 class Configuration(Protocol):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ganaug.errors import UserInputError
+from ganaug.faces.quantities import plain_number
 
 MAX_CLASSES = 64  # above, a class has too few photos to be learnt: an identity or a file name, not an attribute
 MAX_NUMERIC_CLASSES = 12  # numbers with more distinct values are a quantity and are cut into bins
@@ -52,7 +53,7 @@ class LabelColumn:
             return self.classes.index(text)
         expected = f"one of {', '.join(self.classes)}"
         if self.edges is not None:
-            number = _number(text)
+            number = plain_number(text)
             if number is not None and self.edges[0] <= number <= self.edges[-1]:
                 return min(int(np.searchsorted(self.edges, number, side="right")) - 1, len(self.classes) - 1)
             expected += f", or a number from {self.edges[0]:.15g} to {self.edges[-1]:.15g}"
@@ -66,7 +67,7 @@ class LabelColumn:
             UserInputError: With fewer than 2 or more than 64 classes.
         """
         distinct = sorted(set(values), key=_natural)
-        numbers = [_number(value) for value in values]
+        numbers = [plain_number(value) for value in values]
         if len(distinct) > MAX_NUMERIC_CLASSES and None not in numbers:
             return cls._binned(name, np.array(numbers, np.float64))
         if len(distinct) < 2:
@@ -149,17 +150,6 @@ class Conditions:
         """``(N, number of columns)`` classes -> ``(N, c_dim)``."""
         codes = [np.eye(len(column.classes), dtype=np.float32)[indices[:, i]] for i, column in enumerate(self.columns)]
         return np.concatenate(codes, axis=1)
-
-
-def _number(text: str) -> float | None:
-    """The number that a text is; None for words, codes like "007" and what is not finite."""
-    if re.fullmatch(r"0\d{2,}", text):
-        return None
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if np.isfinite(number) else None
 
 
 def _natural(text: str) -> list[str | int]:

@@ -1,6 +1,5 @@
 """Labels of photos, read from a CSV file."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ganaug.errors import UserInputError
+from ganaug.faces.matching import first_of, match_photos
 from ganaug.faces.tables import MISSING_VALUES, read_csv
 from ganaug.training.conditions import Conditions, LabelColumn
 
@@ -62,76 +62,28 @@ class LabelTable(Conditions):
         Raises:
             UserInputError: For photos without a line, without a value, or with lines that contradict each other.
         """
-        folder = "" if root is None else Path(os.path.abspath(root)).as_posix() + "/"
-        paths = [folder + name for name in names]
-        file_column, lines = self._match(paths)
+        file_column, lines = match_photos(names, root, self.path, self._head, self._rows, self._chosen)
         where = f"{self.path} (column {self._head[file_column]!r})"
         lost = [name for name, line in zip(names, lines, strict=True) if line is None]
         if lost:
             raise UserInputError(
-                f"{_share(lost, names)} have no line in {where}: {_first(lost)}; add lines, or take the photos away"
+                f"{_share(lost, names)} have no line in {where}: {first_of(lost)}; add lines, or take the photos away"
             )
         rows = [self._rows[line] for line in lines if line is not None]
         for column, i in zip(self.columns, self._chosen, strict=True):
             lost = [name for name, row in zip(names, rows, strict=True) if _is_missing(row[i])]
             if lost:
                 raise UserInputError(
-                    f"{_share(lost, names)} have no {column.name!r} in {self.path}: {_first(lost)}; "
+                    f"{_share(lost, names)} have no {column.name!r} in {self.path}: {first_of(lost)}; "
                     "fill it in, or take the photos away"
                 )
         classes = [[column.index(row[i]) for column, i in zip(self.columns, self._chosen, strict=True)] for row in rows]
         return self.one_hot(np.array(classes, np.int64).reshape(-1, len(self.columns)))
-
-    def _match(self, paths: Sequence[str]) -> tuple[int, list[int | None]]:
-        """The column that names the most photos (the first of several), and the line of each photo."""
-        best, most = 0, 0
-        best_lines: list[int | None] = [None] * len(paths)
-        contradictions: list[str] = []
-        for column in range(len(self._head)):
-            index, odd = self._index(column)
-            keys = [next((end for end in _ends(path) if end in index), None) for path in paths]
-            found = sum(key is not None for key in keys)
-            if found > most:
-                best, best_lines, most = column, [None if key is None else index[key] for key in keys], found
-                contradictions = [key for key in keys if key is not None and key in odd]
-            if found == len(paths):
-                break
-        if not most and paths:
-            raise UserInputError(
-                f"no column of {self.path} names the photos, for example {paths[0]!r}; "
-                f"it has {', '.join(self._head)}, and begins with {_first(self._rows[0])}"
-            )
-        if contradictions:
-            raise UserInputError(
-                f"{self.path} has lines for the same photo with different labels: {_first(contradictions)}"
-            )
-        return best, best_lines
-
-    def _index(self, column: int) -> tuple[dict[str, int], set[str]]:
-        """File name -> line, and the names whose lines differ in what is conditioned on."""
-        index: dict[str, int] = {}
-        odd: set[str] = set()
-        for line, row in enumerate(self._rows):
-            key = row[column].replace("\\", "/").removeprefix("./")
-            first = self._rows[index.setdefault(key, line)]
-            if any(first[i] != row[i] for i in self._chosen):
-                odd.add(key)
-        return index, odd
 
 
 def _is_missing(value: str) -> bool:
     return value.lower() in MISSING_VALUES
 
 
-def _ends(path: str) -> list[str]:
-    """The path and what is left when leading folders are taken away, longest first."""
-    parts = path.split("/")
-    return ["/".join(parts[i:]) for i in range(len(parts))]
-
-
 def _share(part: Sequence[str], whole: Sequence[str]) -> str:
     return f"{len(part)} of {len(whole)} photos"
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,75 @@
+"""The mark of pictures with generated faces in them: a PNG text chunk that is written with the pixels or not at all."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from ganaug.errors import ImageError, UserInputError
+
+# Keyword of the chunk. Its text is JSON: "generator" is the fingerprint of the generator; a single face has its
+# "recipe" too.
+SYNTHETIC_TAG = "ganaug:synthetic"
+
+
+def check_png(path: str | Path, what: str) -> Path:
+    """``path``, if it names a PNG; other formats have no place for the mark that all readers keep apart from pixels.
+
+    Args:
+        path: Where ``what`` shall be written.
+        what: For the message.
+
+    Raises:
+        UserInputError: If it is no ``.png``.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise UserInputError(f"{what} is written as PNG; got {str(path)!r}, expected a name ending in .png")
+    return path
+
+
+def save_synthetic(image: Image.Image, path: str | Path, mark: Mapping[str, Any]) -> None:
+    """Writes a picture with generated faces in it, atomically and with its mark.
+
+    Args:
+        image: RGB.
+        path: PNG to write; its folder is made.
+        mark: JSON-able: ``generator`` (fingerprint) and, for a single variant, ``recipe``.
+
+    Raises:
+        UserInputError: If ``path`` is no ``.png``, or ``mark`` does not name the generator.
+    """
+    path = check_png(path, "a picture with generated faces")
+    if not mark.get("generator"):
+        raise UserInputError(f"{path}: the mark of a generated picture names its generator, got {dict(mark)}")
+    info = PngInfo()
+    info.add_text(SYNTHETIC_TAG, json.dumps({"made_by": "ganaug", **mark}))  # ASCII, so that every reader takes it
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    image.save(temporary, format="PNG", pnginfo=info)
+    os.replace(temporary, path)
+
+
+def read_synthetic(path: str | Path) -> dict[str, Any] | None:
+    """The mark of a picture; None if it has none.
+
+    Raises:
+        ImageError: If the file is no picture.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()  # text may stand behind the pixels
+            text = image.info.get(SYNTHETIC_TAG)
+    except (OSError, UnidentifiedImageError) as error:
+        raise ImageError(f"{path}: cannot be read as a picture: {error}") from error
+    if text is None:
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"text": str(text)}  # sheets of ganaug 0.1 have a sentence
