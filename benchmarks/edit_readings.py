@@ -29,7 +29,7 @@ Numbers = NDArray[np.float64]
 
 
 def labels_of(data: Path, split: str, names: list[str]) -> dict[str, Numbers]:
-    """Numbers by attribute for FairFace files: gender (1: female), age in years, seven races, and pose by the points."""
+    """Numbers by attribute for FairFace files: gender (1: female), age in years, pose by the points, seven races."""
     by_name = {row["file"]: row for row in fairface_labels(data, split)}
     rows = [by_name[f"{split}/{name}"] for name in names]
     points = label_points(rows).double()
@@ -109,7 +109,11 @@ def london_pairs(data: Path, codes: NDArray[Any], whitening: Whitening) -> tuple
 
 
 def readings(
-    z: Numbers, labels: Mapping[str, Numbers], pixels: Mapping[str, Numbers], glasses: Mapping[int, float], smiles: Numbers
+    z: Numbers,
+    labels: Mapping[str, Numbers],
+    pixels: Mapping[str, Numbers],
+    glasses: Mapping[int, float],
+    smiles: Numbers,
 ) -> dict[str, Numbers]:
     """Attribute -> ``(K,)``.
 

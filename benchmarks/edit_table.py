@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from attributes import RACES, fairface, london
-from edit_readings import SIZE, glasses_labels, labels_of, london_pairs, pixel_scores, readings, ridge
+from edit_readings import LUMA, SIZE, glasses_labels, labels_of, london_pairs, pixel_scores, readings, ridge
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -54,16 +54,17 @@ RACE = tuple(f"race {race}" for race in RACES)
 PERSON = ("gender", "age", "yaw", "pitch", "smile", "glasses", *RACE)
 LIGHT = ("brightness", "side", "height", "warmth")
 
-# Name -> reading, what it is freed of, strength, link and calibration. Strengths in standard deviations of the codes of
-# photos, by eye: weakest to be seen on most faces, strongest that leaves faces whole.
+# Name -> reading, what it is freed of, and strength in standard deviations of the codes of photos; by eye: from what is
+# seen on most faces to what leaves faces whole.
 DIRECTIONS: dict[str, tuple[str, tuple[str, ...], tuple[float, float]]] = {
     "age": ("age", (*PERSON, *LIGHT, "mouth width"), (2.0, 3.5)),
-    "gender": ("gender", (*PERSON, *LIGHT, "mouth width"), (2.0, 4.0)),
-    "expression": ("smile", (*PERSON, *LIGHT), (2.5, 4.5)),
-    "pose": ("yaw", (*PERSON, *LIGHT), (1.5, 3.0)),
-    "glasses": ("glasses", (*PERSON, *LIGHT), (5.0, 8.0)),
+    "gender": ("gender", (*PERSON, *LIGHT, "mouth width"), (2.0, 3.5)),
+    "expression": ("smile", (*PERSON, *LIGHT), (2.25, 4.0)),
+    "pose": ("yaw", (*PERSON, *LIGHT), (1.5, 2.75)),
+    "glasses": ("glasses", (*PERSON, *LIGHT), (4.5, 7.0)),
 }
-LIGHTING_STRENGTH = (1.75, 3.25)
+GLASSES_PENALTY = 12.0  # five draws thicker frames, and changes as much around the mask as a quarter of that inside
+LIGHTING_STRENGTH = (1.5, 2.75)
 # Name -> number of axes, penalty on change outside, and strength in standard deviations of the rows of codes. Nobody's
 # hair ends where the ellipse does: it needs more of a margin.
 LOCAL: dict[str, tuple[int, float, tuple[float, float]]] = {
@@ -76,7 +77,7 @@ LOCAL: dict[str, tuple[int, float, tuple[float, float]]] = {
 }
 # Colours of a part: red, green and blue that rise and fall. Dark red lips and pale ones; dark lids and light ones.
 LIPS, LIDS, TAN = (-0.1, -1.0, -0.8), (-0.33, -0.33, -0.33), (1.0, -0.2, -1.0)
-MAKEUP_STRENGTH, SKIN_STRENGTH, COLOUR_PENALTY = (2.5, 5.0), (2.75, 4.5), 50.0
+MAKEUP_STRENGTH, SKIN_STRENGTH, COLOUR_PENALTY, DARKER = (2.5, 5.0), (2.5, 4.5), 50.0, 0.6
 UNSUPPORTED = {"ears": "the chips that this generator was trained on end beside the cheeks and show no ears"}
 DEFAULTS = ("lighting", "expression", "hair", "background", "pose", "makeup")
 
@@ -154,10 +155,12 @@ def direction(
     measured: dict[str, Any] = {"mechanism": "direction", "free_of": [other for other in others if other != reading]}
     move = whitening.move(vector)
     if name == "glasses":
-        move = energy.localised(name, move)
+        move = energy.localised(name, move, GLASSES_PENALTY)
         measured["mechanism"] = "local part of a direction"
     rows = range(whitening.shape[0])
-    return Direction(name, move, float(move.norm()), rows, NAMED_TOUCHES[name], strength, measured, gauge)
+    return Direction(
+        name, move, float(move.norm()), rows, NAMED_TOUCHES[name], strength, measured, gauge, name == "glasses"
+    )
 
 
 def lighting(read: dict[str, NDArray[np.float64]], whitening: Whitening) -> Span:
@@ -184,7 +187,11 @@ def local_spans(energy: RegionEnergy) -> list[Span]:
     measured = {"mechanism": "local colour"}
     makeup = torch.stack([painted("mouth", LIPS), painted("eyes", LIDS)])
     spans.append(Span("makeup", makeup, NAMED_TOUCHES["makeup"], MAKEUP_STRENGTH, measured))
-    skin = torch.cat([painted("skin", TAN)[None], energy.axes("skin", 1)])
+    # Browner and darker, or paler and lighter: alone, the colour of skin hardly leaves that of the rest as it is.
+    dark = energy.axes("skin", 1)
+    luma = torch.einsum("nchw,c,hw->n", energy.mean, LUMA, region_mask("skin", SIZE))
+    dark = dark * -torch.sign(energy.basis.weights_of(dark[0]) @ luma)
+    skin = (painted("skin", TAN)[None] + DARKER * dark) / (1 + DARKER**2) ** 0.5
     spans.append(Span("skin", skin, NAMED_TOUCHES["skin"], SKIN_STRENGTH, measured))
     return spans
 

@@ -8,6 +8,7 @@ from edit_measures import LOCAL
 SHARE = 0.8  # of faces whose score is to move as intended
 SERVED = 0.95  # of what the gate serves that is to show the same person to the judge
 FLIPS = 0.02  # more than on plain inversions
+WORST = 4  # edits named that flip most labels
 
 
 def number(value: Any, digits: int = 2) -> str:
@@ -178,17 +179,19 @@ def label_table(figures: dict[str, Any]) -> str:
                 notes.append(f"- {column}, {name} failed: {run['failed']}")
                 continue
             more = "-" if name == "plain" else f"{100 * (run['flips'] - plain):+.1f}"
-            served = [str(run["variants"]), ", ".join(run["edits"])] if "variants" in run else ["-", "-"]
-            body.append([column, name, f"{100 * run['flips']:.1f} %", more, f"{100 * run['wrong']:.1f} %", *served])
+            by_edit = sorted(run.get("more by edit", {}).items(), key=lambda item: -item[1])[:WORST]
+            worst = ", ".join(f"{edit} {100 * value:+.0f}" for edit, value in by_edit) or "-"
+            shares = [f"{100 * run['flips']:.1f} %", more, f"{100 * run['wrong']:.1f} %"]
+            body.append([column, name, *shares, str(run.get("variants", "-")), worst])
         notes += [f"- {column} refuses {edit}: {why}" for edit, why in found["refused"].items()]
     head = [
         "label",
         "preserve",
         "flips",
-        f"points more than plain (aim {100 * FLIPS:.0f})",
+        f"more than plain (aim {100 * FLIPS:.0f})",
         "wrong",
         "variants",
-        "edits",
+        "most with",
     ]
     text = f"Verdicts that differ from those on the photos, {figures['faces']} faces, {figures['epochs']} epochs:"
     return "\n\n".join([text, rows(head, body), "\n".join(notes)])

@@ -174,8 +174,12 @@ def label_figures(
             made = torch.tensor([recipe.is_generated for recipe in recipes])
             rows = torch.tensor([faces.keys.index(recipe.key) for recipe in recipes])[made]
             seen = verdict(judge(chips_of(faces, images, "aligned")), column)[made]
-            served = sorted({edit.name for recipe in recipes for edit in recipe.edits})
-            runs[name] = _flips(seen, photo[rows], truth[rows]) | {"variants": int(made.sum()), "edits": served}
+            runs[name] = _flips(seen, photo[rows], truth[rows]) | {"variants": int(made.sum())}
+            # How many more flip among the variants that have an edit, alone or with another, than of the same faces.
+            more = (seen != photo[rows]).double() - (plain[rows] != photo[rows]).double()
+            served = [{edit.name for edit in recipe.edits} for recipe in recipes if recipe.is_generated]
+            having = {edit.name: torch.tensor([edit.name in names for names in served]) for edit in some}
+            runs[name]["more by edit"] = {edit: float(more[has].mean()) for edit, has in having.items() if has.any()}
         figures[column] = {"runs": runs, "refused": refused}
     return figures
 

@@ -193,6 +193,8 @@ def show_directions(args: argparse.Namespace) -> dict[str, Any]:
             raise UserInputError("show what? Give a file of directions, or --generator NAME for its bundled table")
         file = open_directions(args.source)
         return _rows_of(file.edits, file.unsupported, bool(args.json))
+    from ganaug.edits.directions import Direction
+    from ganaug.edits.span import Span
     from ganaug.edits.table import table_of
     from ganaug.generators import load_generator
 
@@ -206,7 +208,8 @@ def show_directions(args: argparse.Namespace) -> dict[str, Any]:
             f"no table of edits comes with generator {args.generator}; `ganaug directions fit`, discover and import "
             "make one, and show FILE shows it"
         )
-    return _rows_of(list(table.edits.values()), table.unsupported, bool(args.json))
+    edits = [edit for edit in table.edits.values() if isinstance(edit, (Direction, Span))]
+    return _rows_of(edits, table.unsupported, bool(args.json))
 
 
 def _open(args: argparse.Namespace, needs_cache: bool = True) -> tuple[Any, "Generator"]:

@@ -19,9 +19,9 @@ from ganaug.faces.photos import photos_in_folder
 from ganaug.generators import load_generator, load_prior
 from ganaug.interfaces import ImageError
 from ganaug.inversion import build_inverter
-from ganaug.schedules import check_ratio
 from ganaug.precompute import make_header, precompute
 from ganaug.preview import preview_sheet
+from ganaug.schedules import check_ratio
 
 NUM_FACES = 32
 NUM_STEPS = 80

@@ -47,14 +47,18 @@ def direction(name: str, shape: tuple[int, int] = (6, 10)) -> Direction:
 def test_a_table_is_found_by_its_generator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own, other = small(), small(1)
     source = {"defaults": ["glow", "age", "gone"]}
-    write_directions(tmp_path / "small.edits.safetensors", [direction("age"), direction("glow")], own, source, {"nose": "cut"})
+    write_directions(
+        tmp_path / "small.edits.safetensors", [direction("age"), direction("glow")], own, source, {"nose": "cut"}
+    )
     monkeypatch.setattr(table_module, "ASSETS", tmp_path)
     assert set(table_of(own).edits) == {"age", "glow"}
     assert default_edits(own) == ["glow", "age"], "in the file's order, and only what is there"
     assert default_edits(other) == ["middle", "fine", "pca1"]
     assert table_of(other).edits == {} and "age" not in edits_for(other)
     assert edits_for(own)[0] == "age"
-    with pytest.raises(UserInputError, match=r"'nose' cannot be had with this generator: cut; expected one of age, coarse"):
+    with pytest.raises(
+        UserInputError, match=r"'nose' cannot be had with this generator: cut; expected one of age, coarse"
+    ):
         build_edits(["nose"], own)
     with pytest.raises(UserInputError, match=r"'age' needs a direction of this generator.*`ganaug directions`"):
         build_edits(["age"], other)
@@ -100,7 +104,9 @@ def test_parts_answer_to_the_common_names() -> None:
         assert isinstance(edit, PartSwap) and edit.name == name and edit.rows == parts[part]
         assert edit.touches == build_edits([part], generator)[0].touches
         assert name in edits_for(generator)
-    with pytest.raises(UserInputError, match="'age' needs a direction of this generator, which has the parts background"):
+    with pytest.raises(
+        UserInputError, match="'age' needs a direction of this generator, which has the parts background"
+    ):
         build_edits(["age"], generator)
 
 
@@ -137,7 +143,7 @@ def test_bundled_names(faces64: Generator) -> None:
     table = table_of(faces64)
     assert set(table.edits) == set(SUPPORTED) and set(table.unsupported) == {"ears"}
     assert set(table.defaults) <= set(table.edits) and default_edits(faces64) == list(table.defaults)
-    with pytest.raises(UserInputError, match="'ears' cannot be had with this generator: .*show no ears"):
+    with pytest.raises(UserInputError, match=r"'ears' cannot be had with this generator: .*show no ears"):
         build_edits(["ears"], faces64)
 
 
@@ -201,7 +207,7 @@ def test_a_smile_shows_in_the_mouth(faces64: Generator, codes: Tensor, pictures:
     smiling = moved_by(faces64, codes, edit, {"strength": torch.full((NUM_FACES,), 3.5)})
     change = (smiling - pictures).square().mean(dim=(0, 1))
     mouth = region_mask("mouth", 64)
-    assert (change * mouth).sum() / mouth.sum() > 3 * change.mean()
+    assert (change * mouth).sum() / mouth.sum() > 2 * change.mean(), "it is no colour cast"
 
 
 def test_targets_reach_what_the_calibration_reads(faces64: Generator, codes: Tensor) -> None:

@@ -94,7 +94,9 @@ def test_axes_stay_inside_and_come_by_size(painter: Generator) -> None:
         weights = torch.randn(len(axes), generator=torch.Generator().manual_seed(seed))
         inside, outside = localisation(painter, torch.zeros(1, 2, 3), torch.tensordot(weights, axes, 1)[None], LEFT)
         assert outside <= inside / 10 + 1e-9, "any combination keeps the condition"
-    everywhere = RegionEnergy(UNITS, {"a": torch.eye(6).double()}, {"a": torch.eye(6).double()}, torch.zeros(6, 3, 8, 8))
+    everywhere = RegionEnergy(
+        UNITS, {"a": torch.eye(6).double()}, {"a": torch.eye(6).double()}, torch.zeros(6, 3, 8, 8)
+    )
     with pytest.raises(UserInputError, match="no move of this generator's rows changes 'a'"):
         everywhere.axes("a", 2)
 

@@ -29,9 +29,7 @@ NUM_PRINCIPAL_COMPONENTS = 8
 PRINCIPAL_STRENGTH = {"mapping": (1.0, 2.5), "prior": (0.75, 1.5)}
 
 # Words that ``touches`` and ``preserve`` are made of; a word that no edit could touch is taken for a slip of the pen.
-ATTRIBUTES: frozenset[str] = frozenset().union(
-    *ROW_TOUCHES.values(), *PART_TOUCHES.values(), *NAMED_TOUCHES.values()
-)
+ATTRIBUTES: frozenset[str] = frozenset().union(*ROW_TOUCHES.values(), *PART_TOUCHES.values(), *NAMED_TOUCHES.values())
 
 # What a dataset uses when nobody names edits; those that touch something preserved are left out.
 DEFAULT_EDITS = ("middle", "fine", "pca1")
@@ -109,7 +107,9 @@ def edits_for(generator: Generator) -> list[str]:
     """
     parts = generator.latent_spec.parts
     own = list(parts) or list(ROW_RANGES)
-    named = [name for name in EDIT_NAMES if name not in own and (part_of(name, parts) or name in table_of(generator).edits)]
+    named = [
+        name for name in EDIT_NAMES if name not in own and (part_of(name, parts) or name in table_of(generator).edits)
+    ]
     directions = [f"pca{i}" for i in range(NUM_PRINCIPAL_COMPONENTS)]
     first = [*own, *named] if parts else [*named, *own]
     return [*first, *directions, *(f"jitter_{name}" for name in own), "interpolate", "resample"]
@@ -123,9 +123,7 @@ def default_edits(generator: Generator) -> list[str]:
     return list(table_of(generator).defaults or DEFAULT_EDITS)
 
 
-def build_edits(
-    edits: Sequence[str | Edit], generator: Generator, directions: Directions | None = None
-) -> list[Edit]:
+def build_edits(edits: Sequence[str | Edit], generator: Generator, directions: Directions | None = None) -> list[Edit]:
     """Turns names into edits for a generator; objects pass through.
 
     Args:

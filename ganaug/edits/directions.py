@@ -24,6 +24,7 @@ class Direction:
         strength: Range of |strength| in standard deviations; the sign is drawn too.
         measured: What is known about it, JSON-able: how it was found, how well it tells faces apart.
         calibration: Reads the score of its attribute off latents.
+        one_way: Moves are drawn forwards only: a face without glasses has none to be taken off.
 
     Example:
         >>> edit = Direction("up", torch.tensor([0.0, 2.0]), std=0.5, rows=[0], touches=set())
@@ -43,6 +44,7 @@ class Direction:
         strength: tuple[float, float] = (1.0, 2.5),
         measured: Mapping[str, Any] | None = None,
         calibration: "Gauge | None" = None,
+        one_way: bool = False,
     ) -> None:
         norm = float(direction.norm())
         if direction.ndim not in (1, 2) or not norm > 0.0:
@@ -57,11 +59,12 @@ class Direction:
         self.strength = strength
         self.measured = dict(measured or {})
         self.calibration = calibration
+        self.one_way = one_way
 
     def sample_params(self, uniforms: Tensor) -> dict[str, Tensor]:
-        """``strength (B,)``: magnitude uniform over the range, sign by a second number."""
+        """``strength (B,)``: magnitude uniform over the range, sign by a second number unless ``one_way``."""
         low, high = self.strength
-        sign = torch.where(uniforms[:, 1] < 0.5, -1.0, 1.0)
+        sign = torch.where((uniforms[:, 1] < 0.5) & (not self.one_way), -1.0, 1.0)
         return {"strength": (sign * (low + (high - low) * uniforms[:, 0])).float()}
 
     def apply(self, w_plus: Tensor, params: Mapping[str, Tensor]) -> Tensor:

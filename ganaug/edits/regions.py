@@ -24,7 +24,8 @@ from ganaug.interfaces import Generator, UserInputError
 from ganaug.latents import principal_axes
 
 # Part of an edit's name -> parts of ganaug.faces.masks, and by how much of the side their masks are widened: a brow
-# that is raised leaves its ellipse. A pixel of 64 for eyes, brows and nose, two for the mouth, which opens.
+# that is raised leaves its ellipse. A pixel of 64 for eyes, brows and nose, two for the mouth, which opens, three for
+# the frames of glasses.
 REGIONS: dict[str, tuple[tuple[str, ...], float]] = {
     "hair": (("hair",), 0.0),
     "background": (("background",), 0.0),
@@ -33,7 +34,7 @@ REGIONS: dict[str, tuple[tuple[str, ...], float]] = {
     "brows": (("eyebrow",), 1 / 64),
     "nose": (("nose",), 1 / 64),
     "mouth": (("mouth",), 2 / 64),
-    "glasses": (("eye", "eyebrow"), 2 / 64),
+    "glasses": (("eye", "eyebrow"), 3 / 64),
 }
 # Part -> share of the height below which its pixels need not change: beside the chin there are shoulders, not always
 # background.

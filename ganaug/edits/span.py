@@ -29,7 +29,7 @@ class Span:
 
     Example:
         >>> edit = Span("plane", torch.eye(2)[:, None], touches={"hair"}, strength=(2.0, 2.0))
-        >>> params = edit.sample_params(torch.full((1, 16), 0.25, dtype=torch.float64))
+        >>> params = edit.sample_params(torch.full((1, 16), 0.4, dtype=torch.float64))
         >>> move = edit.apply(torch.zeros(1, 1, 2), params)
         >>> round(move.norm().item(), 4)
         2.0

@@ -210,7 +210,7 @@ def _describe(edit: Stored) -> tuple[dict[str, Tensor], dict[str, Any]]:
     }
     if isinstance(edit, Span):
         return {"axes": edit.axes}, {**entry, "kind": "span"}
-    entry |= {"kind": "direction", "std": edit.std, "rows": list(edit.rows)}
+    entry |= {"kind": "direction", "std": edit.std, "rows": list(edit.rows), "one_way": edit.one_way}
     if edit.calibration is None:
         return {"direction": edit.direction}, entry
     gauge = edit.calibration
@@ -247,7 +247,8 @@ def _stored(index: int, entry: Mapping[str, Any], tensors: dict[str, Tensor], sh
         if tuple(weights.shape) != shape or not math.isfinite(bias) or link not in ("identity", "logistic"):
             raise ValueError(f"{name}: calibration {tuple(weights.shape)}, bias {bias}, link {link!r}")
         calibration = Gauge(weights, bias, link)
-    direction = Direction(name, tensor, std, rows, touches, (low, high), measured, calibration)
+    one_way = bool(entry.get("one_way", False))
+    direction = Direction(name, tensor, std, rows, touches, (low, high), measured, calibration, one_way)
     direction.direction = tensor  # divided by its length once more, it would differ in the last bit
     return direction
 

@@ -81,9 +81,10 @@ def given_table(directions: Directions | None, generator: Generator) -> EditTabl
         return EditTable.of(open_directions(directions, generator))
     if not isinstance(directions, Sequence) or not all(isinstance(edit, Edit) for edit in directions):
         raise UserInputError(f"directions is a file of `ganaug directions` or a sequence of edits, got {directions!r}")
-    named = {edit.name: edit for edit in directions}
-    if len(named) < len(directions):
-        raise UserInputError(f"directions has names that repeat: {', '.join(edit.name for edit in directions)}")
+    edits = [edit for edit in directions if isinstance(edit, Edit)]
+    named = {edit.name: edit for edit in edits}
+    if len(named) < len(edits):
+        raise UserInputError(f"directions has names that repeat: {', '.join(edit.name for edit in edits)}")
     return EditTable(named)
 
 

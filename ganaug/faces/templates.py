@@ -47,9 +47,9 @@ TEMPLATES: dict[str, NDArray[np.float64]] = {
     # :func:`ffhq_similarity` and made symmetric, so that the recipe and the template give one crop. The means over
     # aaf/ffhq128 of the points that MTCNN finds lie within 0.009 of them.
     "ffhq": np.array([[0.375, 0.474], [0.625, 0.474], [0.5, 0.6208], [0.389, 0.7345], [0.611, 0.7345]]),
-    # facenet-pytorch's chip: the box that its MTCNN finds, margin 0, pulled to a square. Mean points over the 204 photos
-    # of london, made symmetric; standard deviations are 0.02 to 0.03 of the side. The pull widens faces by a quarter, so
-    # that a similarity meets these points in the mean only.
+    # facenet-pytorch's chip: the box that its MTCNN finds, margin 0, pulled to a square. Mean points over the 204
+    # photos of london, made symmetric; standard deviations are 0.02 to 0.03 of the side. The pull widens faces by a
+    # quarter, so that a similarity meets these points in the mean only.
     "mtcnn": np.array([[0.2712, 0.4045], [0.7288, 0.4045], [0.5, 0.5856], [0.3016, 0.7584], [0.6984, 0.7584]]),
     "sphereface": (_ARCFACE - [8.0, 8.0]) / 96.0,
 }
