@@ -215,7 +215,8 @@ def calibrations(
     for name, (coordinates, target, vector, is_class) in cases.items():
         slope, intercept = (logistic_scale if is_class else least_squares)(coordinates @ vector, target)
         weights, bias = whitening.reading(slope * vector)
-        found[name] = Gauge(weights, bias + intercept, "logistic" if is_class else "identity")
+        ends = None if is_class else (float(target.min()), float(target.max()))
+        found[name] = Gauge(weights, bias + intercept, "logistic" if is_class else "identity", ends)
     return found
 
 

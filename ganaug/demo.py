@@ -113,7 +113,7 @@ def run_demo(
     if not inverted.images:
         raise ImageError(f"none of the {len(photos)} images under {root} could be used")
     base = FaceFolder(root, [photo.key for photo in photos if photo.key in cache])
-    train = GANAugmentedDataset(base, cache, ratio=ratio, seed=seed)
+    train = GANAugmentedDataset(base, cache, ratio=ratio, preserve=["identity"], seed=seed)
     loader = train.loader(batch_size=BATCH_SIZE, shuffle=True, device=device)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -138,6 +138,7 @@ def run_demo(
         "psnr_median": inverted.psnr_median,
         "ratio": ratio,
         "ratio_observed": round(made / max(sum(train.counts.values()), 1), 4),
+        "rejected": train.counts["rejected"],
         "loss_first": round(losses[0], 4) if losses else None,
         "loss_last": round(losses[-1], 4) if losses else None,
         "contact_sheet": str(sheet),

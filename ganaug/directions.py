@@ -260,7 +260,10 @@ def _direction(
     move = whitening.move(found.vector)
     weights, bias = whitening.reading(found.vector)
     gauge = Gauge(
-        weights * found.slope, bias * found.slope + found.intercept, "logistic" if found.is_class else "identity"
+        weights * found.slope,
+        bias * found.slope + found.intercept,
+        "logistic" if found.is_class else "identity",
+        None if found.is_class else tuple(found.measured["range"]),
     )
     measured = {
         **notes,

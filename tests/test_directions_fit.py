@@ -276,7 +276,12 @@ def test_free_of_a_set(tmp_path: Path) -> None:
     moves = [white.move(unit(v)) for v in vectors]
     weights, bias = white.reading(vectors[0])
     calibrated = Direction(
-        "a", moves[0], float(moves[0].norm()), range(L), set(), calibration=Gauge(weights * 3, bias, "identity")
+        "a",
+        moves[0],
+        float(moves[0].norm()),
+        range(L),
+        set(),
+        calibration=Gauge(weights * 3, bias, "identity", (-9.0, 9.0)),
     )
     plain = Direction("b", moves[1], float(moves[1].norm()), range(L), set())
     outside = torch.randn(L, D, generator=torch.Generator().manual_seed(0))  # mostly not among the prior's components
@@ -547,7 +552,7 @@ def some_edits() -> list[Direction | Span]:
             {"age", "identity"},
             (1.5, 3.0),
             {"accuracy": 0.8, "correlations": {"gender=m": -0.1}},
-            Gauge(torch.randn(L, D, generator=rng), -0.3, "logistic"),
+            Gauge(torch.randn(L, D, generator=rng), -0.3, "identity", (1.0, 75.0)),
         ),
         Direction("plain", torch.randn(D, generator=rng), 0.2, [1, 3], set()),
         Span("hair", torch.randn(3, L, D, generator=rng), {"hair"}, (0.5, 2.0), {"faces": 9}),
@@ -560,7 +565,8 @@ def same(first: Direction | Span, second: Direction | Span) -> bool:
     equal = all(torch.equal(v, b[k]) if isinstance(v, torch.Tensor) else v == b[k] for k, v in a.items())
     if gauges[0] is None or gauges[1] is None:
         return equal and gauges[0] is gauges[1] is None
-    return equal and torch.equal(gauges[0].weights, gauges[1].weights) and gauges[0].bias == gauges[1].bias
+    rest = [(gauge.bias, gauge.link, gauge.range) for gauge in gauges]
+    return equal and torch.equal(gauges[0].weights, gauges[1].weights) and rest[0] == rest[1]
 
 
 def test_file_of_all_kinds(tmp_path: Path) -> None:
@@ -635,6 +641,8 @@ def test_update_adds_and_replaces(tmp_path: Path) -> None:
         lambda d: d["directions"][0].update(measured=3),
         lambda d: d["directions"][0]["calibration"].update(link="pickle"),
         lambda d: d["directions"][0]["calibration"].update(bias="inf"),
+        lambda d: d["directions"][0]["calibration"].update(range=[3, 1]),
+        lambda d: d["directions"][0]["calibration"].update(range="wide"),
         lambda d: d["directions"][0].pop("calibration"),
         lambda d: d["directions"].append(dict(d["directions"][0])),
         lambda d: d["directions"].pop(),

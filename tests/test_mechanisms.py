@@ -1,5 +1,6 @@
 """Ways of editing beside directions and mixing: closed forms, naive loops, and what each refuses."""
 
+import dataclasses
 import math
 import pickle
 from statistics import NormalDist
@@ -301,6 +302,16 @@ def test_targets_of_probabilities() -> None:
 def test_range_of_a_target() -> None:
     edit = Target("age=20..60", up(), gauge(8.0, 40.0), (20.0, 60.0))
     assert edit.sample_params(torch.tensor([[0.0] * 16, [0.25] * 16]))["value"].tolist() == [20.0, 30.0]
+
+
+def test_readings_end_where_the_labels_did() -> None:
+    read = dataclasses.replace(gauge(slope=8.0, bias=40.0), range=(1.0, 75.0))
+    w = torch.zeros(3, *SHAPE)
+    w[:, 0, 0] = torch.tensor([-100.0, 1.0, 100.0])
+    assert read(w).tolist() == [1.0, 48.0, 75.0]
+    with pytest.raises(UserInputError, match="'age=900': the score was measured between 1 and 75 only"):
+        Target("age=900", up(), read, (900.0, 900.0))
+    Target("age+40", up(), read, (40.0, 40.0), relative=True)  # a change is no amount
 
 
 def test_target_refuses() -> None:

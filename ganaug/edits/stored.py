@@ -215,6 +215,8 @@ def _describe(edit: Stored) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {"direction": edit.direction}, entry
     gauge = edit.calibration
     entry["calibration"] = {"bias": gauge.bias, "link": gauge.link}
+    if gauge.range is not None:
+        entry["calibration"]["range"] = list(gauge.range)
     return {"direction": edit.direction, "calibration": gauge.weights}, entry
 
 
@@ -246,11 +248,21 @@ def _stored(index: int, entry: Mapping[str, Any], tensors: dict[str, Tensor], sh
         weights = tensors.pop(f"calibration.{index}").float()
         if tuple(weights.shape) != shape or not math.isfinite(bias) or link not in ("identity", "logistic"):
             raise ValueError(f"{name}: calibration {tuple(weights.shape)}, bias {bias}, link {link!r}")
-        calibration = Gauge(weights, bias, link)
+        calibration = Gauge(weights, bias, link, _range(entry["calibration"].get("range")))
     one_way = bool(entry.get("one_way", False))
     direction = Direction(name, tensor, std, rows, touches, (low, high), measured, calibration, one_way)
     direction.direction = tensor  # divided by its length once more, it would differ in the last bit
     return direction
+
+
+def _range(value: Any) -> tuple[float, float] | None:
+    """Two finite numbers in ascending order, or None for none; ValueError for anything else."""
+    if value is None:
+        return None
+    low, high = (float(end) for end in value)
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"range from {low} to {high}")
+    return low, high
 
 
 def _text(value: object, longest: int = 2000) -> str:

@@ -27,11 +27,13 @@ class Gauge:
         weights: ``(L, D)``.
         bias: The score, before the link, of latents of zeros.
         link: ``"identity"`` for amounts such as an age in years, ``"logistic"`` for probabilities.
+        range: Least and largest amount that it was fitted to; readings end there. None: no end.
     """
 
     weights: Tensor
     bias: float
     link: Link = "identity"
+    range: tuple[float, float] | None = None
 
     def raw(self, w_plus: Tensor) -> Tensor:
         """``w_plus (B, L, D)`` -> ``(B,)``, the score before the link."""
@@ -40,7 +42,9 @@ class Gauge:
     def __call__(self, w_plus: Tensor) -> Tensor:
         """``w_plus (B, L, D)`` -> ``(B,)``, the score."""
         raw = self.raw(w_plus)
-        return raw.sigmoid() if self.link == "logistic" else raw
+        if self.link == "logistic":
+            return raw.sigmoid()
+        return raw if self.range is None else raw.clamp(*self.range)
 
     def to_raw(self, score: Tensor) -> Tensor:
         """Score before the link; probabilities are kept off 0 and 1."""
@@ -64,8 +68,8 @@ class Target:
         strength: Range of the share of the way.
 
     Raises:
-        UserInputError: For values that are not finite, probabilities outside [0, 1], or a score that does not change
-            along the direction.
+        UserInputError: For values that are not finite, probabilities outside [0, 1], amounts outside of those that the
+            score was fitted to, or a score that does not change along the direction.
 
     Example:
         >>> up = Direction("up", torch.tensor([[1.0, 0.0]]), std=0.5, rows=[0], touches={"age"})
@@ -92,6 +96,9 @@ class Target:
             raise UserInputError(f"edit {name!r}: expected one finite value, or two in ascending order, got {value}")
         if gauge.link == "logistic" and not relative and not 0.0 <= low <= high <= 1.0:
             raise UserInputError(f"edit {name!r}: the score is a probability, between 0 and 1, got {value}")
+        if gauge.range is not None and not relative and not gauge.range[0] <= low <= high <= gauge.range[1]:
+            least, most = gauge.range
+            raise UserInputError(f"edit {name!r}: the score was measured between {least:g} and {most:g} only")
         shape = gauge.weights.shape
         step = direction.apply(torch.zeros(1, *shape), {"strength": torch.ones(1)})[0]  # (L, D), one std
         self.rise = float((step.double() * gauge.weights.double()).sum())
