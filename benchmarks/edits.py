@@ -11,7 +11,7 @@ fitted to; inverted by ``hybrid 50``. Every edit is drawn as a policy draws it, 
 - ``gate``: the loader with ``preserve=["identity"]``: what is accepted, of whom, and how alike it is; and without.
 - ``label``: the loader with ``preserve=["label"]`` for gender, race and age group (to 19, to 39, older) on the first
   1,000 of ``val`` inverted by ``encoder``, since labels are read off the codes of the dataset itself: verdicts that
-  flip; and without.
+  flip; without; and, for gender and race, with the gate that a label of that name or ``preserve=["gender"]`` brings.
 - ``sheets``: a picture of each edit from weak to strong.
 
 Movement is in standard deviations of a score over ``val``; "other" is the attribute that moves most of those that the

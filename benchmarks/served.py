@@ -16,8 +16,8 @@ from judge import Judge
 from torch import Tensor
 
 from ganaug import GANAugmentedDataset
-from ganaug.embedders import load_embedder
-from ganaug.gate import IdentityGate
+from ganaug.embedders import AttributeClassifier, load_embedder
+from ganaug.gate import IdentityGate, LabelGate
 from ganaug.interfaces import Edit, Generator, UserInputError
 from ganaug.provenance import Recipe, Source
 
@@ -164,7 +164,10 @@ def label_figures(
             ("nothing, the same edits", allowed, {"gate": None}),
             ("label", allowed, {"preserve": ["label"], "gate": None}),
             ("label and identity", allowed, {"preserve": ["label", "identity"]}),
+            ("label, and a gate", allowed, {"preserve": ["label"], "gate": _heads_gate(column)}),
         ):
+            if options.get("gate", "auto") is None and "gate" in name:
+                continue  # no head for this label
             try:
                 train = wrap(faces, generator, column, ratio=1.0, edits=some, seed=SEED, paste="aligned", **options)
                 images, recipes = serve(train, epochs)
@@ -182,6 +185,12 @@ def label_figures(
             runs[name]["more by edit"] = {edit: float(more[has].mean()) for edit, has in having.items() if has.any()}
         figures[column] = {"runs": runs, "refused": refused}
     return figures
+
+
+def _heads_gate(column: str) -> LabelGate | None:
+    """The gate that ``preserve=["gender"]`` or ``["race"]`` brings: a head of the bundled embedder, not the judge."""
+    embedder = load_embedder()
+    return LabelGate(AttributeClassifier(embedder, column)) if column in ("gender", "race") else None
 
 
 def accepted_edits(

@@ -94,10 +94,10 @@ class GANAugmentedDataset(Dataset[Any]):
             every photo that has latents, or ``"balance"``, which fills every group up to the size of the largest. They
             have the label of their photo; where no variant can be made, the photo is served. ``len`` counts them.
         max_extra: Most variants of one photo that ``"balance"`` makes.
-        gate: Who looks at every variant before it is served: ``"auto"``, an :class:`IdentityGate` with the bundled
-            embedder if ``preserve`` has ``"identity"``; gates of yours, see :mod:`ganaug.gate`; None for nobody. A
-            variant that fails is made again with half of the move, then with a quarter, and then the real item is
-            served (``counts["rejected"]``).
+        gate: Who looks at every variant before it is served: ``"auto"``, the bundled embedder if ``preserve`` has
+            ``"identity"``, ``"gender"`` or ``"race"``, or a label of these names; gates of yours, see
+            :mod:`ganaug.gate`; None for nobody. A variant that fails is made again with half of the move, then with a
+            quarter, and then the real item is served (``counts["rejected"]``).
         relabel: Labels that follow the variants, so that ``preserve=["label"]`` need not keep edits from changing what
             the label says: ``"soft"``, class probabilities ``(B, C)`` (:class:`ganaug.relabel.SoftLabels`), or a
             function ``(labels (B,), BatchRecipe) -> labels``, called after augmentation. None: labels stay.
@@ -151,11 +151,12 @@ class GANAugmentedDataset(Dataset[Any]):
         self.generator = generator if generator is not None else load_generator(self.header.generator)
         self.cache.check_generator(self.generator.fingerprint, self.generator.latent_spec)
         given = policy if policy is not None else AugmentationPolicy(ratio, (), preserve, seed=seed)
-        self.gates = choose_gates(gate, given.preserve)
+        named = label_name(dataset) if "label" in given.preserve and relabel is None else None
+        self.gates = choose_gates(gate, [*given.preserve, *([] if named is None else [named])])
         check_relabel(relabel, label_key)
         self.relabel, self.label_key = relabel, label_key
         free = frozenset(readable_attributes(given.preserve, self.generator))
-        subjects = free | ({label_name(dataset) or ""} if "label" in given.preserve and relabel is None else set())
+        subjects = free | (set() if named is None else {named})
         chosen, watched = given.edits, watched_by(self.gates) | free
         if policy is None or policy.has_names:
             wanted = edits if policy is None else chosen

@@ -169,6 +169,33 @@ class FaceEmbedder(nn.Module):
         return told
 
 
+class AttributeClassifier(nn.Module):
+    """One head of an embedder as a classifier, as :class:`ganaug.gate.LabelGate` wants it.
+
+    Args:
+        embedder: With heads.
+        attribute: One of ``embedder.attribute_classes``.
+
+    Raises:
+        UserInputError: If there is no such head.
+    """
+
+    def __init__(self, embedder: FaceEmbedder, attribute: str) -> None:
+        super().__init__()
+        heads = embedder.attribute_classes
+        if attribute not in heads:
+            raise UserInputError(f"the embedder has no head for {attribute!r}; it has {', '.join(heads) or 'none'}")
+        start = sum(len(heads[name]) for name in list(heads)[: list(heads).index(attribute)])
+        self.embedder, self.attribute, self.classes = embedder, attribute, heads[attribute]
+        self.template, self.img_resolution = embedder.template, embedder.img_resolution
+        self.columns = slice(start, start + len(self.classes))
+        self.train(embedder.training)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(B, 3, H, W)`` in [-1, 1], any size -> logits ``(B, len(classes))``."""
+        return self.embedder.logits(self.embedder.features(images))[:, self.columns]
+
+
 def resized(images: Tensor, side: int) -> Tensor:
     """``(B, 3, H, W)`` float -> ``(B, 3, side, side)``, antialiased; images of that size are left alone."""
     if tuple(images.shape[2:]) == (side, side):

@@ -10,13 +10,13 @@ threshold (1e-6) may fall on the other side of it in a batch of another size; th
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganaug.embedders import load_embedder
+from ganaug.embedders import AttributeClassifier, FaceEmbedder, load_embedder
 from ganaug.faces.templates import TEMPLATES
 from ganaug.interfaces import Embedder, UserInputError
 
@@ -25,6 +25,7 @@ from ganaug.interfaces import Embedder, UserInputError
 NEIGHBOURS = 3
 # Share of the real photos that lie no farther from the others than a variant may.
 KEPT_SHARE = 0.99
+_HEADS = ("gender", "race")  # of the bundled embedder, that a gate may ask
 _MIN_PHOTOS = 50  # so that a hundredth of them means something
 
 
@@ -234,15 +235,15 @@ def choose_gates(gate: "Literal['auto'] | Gate | Sequence[Gate] | None", preserv
     """The gates of a dataset.
 
     Args:
-        gate: ``"auto"``: an :class:`IdentityGate` with the bundled embedder if identity is to be preserved; a gate,
-            several, or None for none.
+        gate: ``"auto"``: an :class:`IdentityGate` with the bundled embedder if identity is to be preserved, and a
+            :class:`LabelGate` with a head of it for ``"gender"`` and ``"race"``; a gate, several, or None for none.
         preserve: What must not change.
 
     Raises:
         UserInputError: For anything else.
     """
     if isinstance(gate, str) and gate == "auto":
-        return (IdentityGate(load_embedder()),) if "identity" in preserve else ()
+        return _bundled_gates(preserve)
     if gate is None:
         return ()
     gates: list[Any] = list(gate) if isinstance(gate, Sequence) and not isinstance(gate, str) else [gate]
@@ -254,6 +255,18 @@ def choose_gates(gate: "Literal['auto'] | Gate | Sequence[Gate] | None", preserv
                 f"a gate wants the framing {one.template!r}: expected None or one of {', '.join(sorted(TEMPLATES))}"
             )
     return tuple(gates)
+
+
+def _bundled_gates(preserve: Sequence[str]) -> tuple[Gate, ...]:
+    """What the bundled embedder can watch; age, a quantity cut into bins, is none of it."""
+    wanted = dict.fromkeys(name for name in preserve if name in ("identity", *_HEADS))
+    if not wanted:
+        return ()
+    embedder = cast(FaceEmbedder, load_embedder())
+    return tuple(
+        IdentityGate(embedder) if name == "identity" else LabelGate(AttributeClassifier(embedder, name), watches=name)
+        for name in wanted
+    )
 
 
 def watched_by(gates: Iterable[Gate]) -> frozenset[str]:

@@ -39,7 +39,7 @@ def test_readme_training_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for number, name in enumerate(("ann", "bob")):
         draw_faces("faces64", tmp_path / "faces" / name, count=3, seed=number)
     assert main(["precompute", "faces", "--cache", "faces.lmdb", "--steps", "3"]) == 0
-    (code,) = (block for block in blocks("python") if "GANAugmentedDataset" in block)
+    code, policy = (block for block in blocks("python") if "GANAugmentedDataset" in block)
     assert 8 <= len([line for line in code.splitlines() if line.strip()]) <= 12
     scope: dict[str, object] = {}
     if not torch.cuda.is_available():
@@ -48,6 +48,11 @@ def test_readme_training_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     train = scope["train"]
     assert isinstance(train, ganaug.GANAugmentedDataset)
     assert sum(train.counts.values()) == 6 * 2
+    exec(compile(policy, "README.md", "exec"), scope)
+    train = scope["train"]
+    assert isinstance(train, ganaug.GANAugmentedDataset)
+    assert train.policy.preserve == ["identity", "gender"]
+    assert sum(len(images) for images, _ in train.loader(batch_size=4)) == 6
 
 
 def test_readme_commands_can_be_parsed() -> None:

@@ -15,7 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganaug import checkpoints, load_generator
-from ganaug.embedders import EMBEDDERS, EmbedderArchitecture, FaceEmbedder, Facenet, load_embedder
+from ganaug.embedders import (
+    EMBEDDERS,
+    AttributeClassifier,
+    EmbedderArchitecture,
+    FaceEmbedder,
+    Facenet,
+    load_embedder,
+)
 from ganaug.errors import CheckpointError, UserInputError
 from ganaug.faces.templates import TEMPLATES
 from ganaug.generators import load_prior
@@ -112,6 +119,18 @@ def test_attributes_are_probabilities_and_expected_values() -> None:
     assert bare.attribute_classes == {}
     with pytest.raises(UserInputError, match="without attributes"):
         bare.attributes(noise(1, 16))
+
+
+def test_heads_as_classifiers() -> None:
+    embedder = load_embedder()
+    assert isinstance(embedder, FaceEmbedder)
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(5)) * 2 - 1
+    for name in ("gender", "race"):
+        classifier = AttributeClassifier(embedder, name)
+        assert classifier.classes == embedder.attribute_classes[name] and not classifier.training
+        torch.testing.assert_close(classifier(images).softmax(dim=1), embedder.attributes(images)[name])
+    with pytest.raises(UserInputError, match="no head for 'beard'; it has age, gender, race"):
+        AttributeClassifier(embedder, "beard")
 
 
 @pytest.mark.parametrize("copied", [False, True], ids=["fresh", "pickled"])

@@ -502,6 +502,16 @@ def test_gates_that_are_refused(gate: Any) -> None:
         choose_gates(gate, ())
 
 
+def test_gates_that_the_bundled_embedder_can_be() -> None:
+    assert choose_gates("auto", ("label", "age", "hair")) == ()
+    identity, gender = choose_gates("auto", ("gender", "identity", "gender"))[::-1]
+    assert isinstance(identity, IdentityGate) and isinstance(gender, LabelGate)
+    assert gender.watches == {"gender"} and gender.template == "fairface"
+    (race,) = choose_gates("auto", ("race",))
+    assert isinstance(race, LabelGate)
+    assert race.features(torch.zeros(2, 3, 64, 64)).shape == (2, 7)
+
+
 def test_a_policy_of_ones_own(faces: Faces) -> None:
     """Its edits may touch what it says is watched, and a dataset without such a gate refuses them."""
     edit = StyleMixing("change", [0], {"identity"})
