@@ -173,12 +173,11 @@ def label_table(figures: dict[str, Any]) -> str:
     for column, found in figures.items():
         if not isinstance(found, dict):
             continue
-        plain = found["runs"]["plain"]["flips"]
         for name, run in found["runs"].items():
             if "failed" in run:
                 notes.append(f"- {column}, {name} failed: {run['failed']}")
                 continue
-            more = "-" if name == "plain" else f"{100 * (run['flips'] - plain):+.1f}"
+            more = "-" if name == "plain" else f"{100 * run['more']:+.1f}"
             by_edit = sorted(run.get("more by edit", {}).items(), key=lambda item: -item[1])[:WORST]
             worst = ", ".join(f"{edit} {100 * value:+.0f}" for edit, value in by_edit) or "-"
             shares = [f"{100 * run['flips']:.1f} %", more, f"{100 * run['wrong']:.1f} %"]

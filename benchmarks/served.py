@@ -181,6 +181,7 @@ def label_figures(
             # How many more flip among the variants that have an edit, alone or with another, than of the same faces.
             more = (seen != photo[rows]).double() - (plain[rows] != photo[rows]).double()
             served = [{edit.name for edit in recipe.edits} for recipe in recipes if recipe.is_generated]
+            runs[name]["more"] = float(more.mean())  # a gate leaves faces out: compared with plain ones of the same
             having = {edit.name: torch.tensor([edit.name in names for names in served]) for edit in some}
             runs[name]["more by edit"] = {edit: float(more[has].mean()) for edit, has in having.items() if has.any()}
         figures[column] = {"runs": runs, "refused": refused}

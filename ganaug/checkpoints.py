@@ -191,8 +191,9 @@ def read_part(path: Path, part: str) -> dict[str, Tensor]:
             stored = (file.metadata() or {}).get("sha256")
             if stored != _tensors_digest(data):
                 raise CheckpointError(f"{path}: damaged: its weights are not those that were written; get it again")
+            # Copies: what get_tensor gives lies in the mapped file, and changes if the file is written over.
             tensors = {
-                name[len(prefix) :]: file.get_tensor(name).float()
+                name[len(prefix) :]: file.get_tensor(name).to(torch.float32, copy=True)
                 for name in file.keys()  # noqa: SIM118 - no mapping
                 if name.startswith(prefix)
             }

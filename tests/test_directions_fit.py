@@ -569,6 +569,15 @@ def same(first: Direction | Span, second: Direction | Span) -> bool:
     return equal and torch.equal(gauges[0].weights, gauges[1].weights) and rest[0] == rest[1]
 
 
+def test_what_was_read_stays_when_the_file_is_written_over(tmp_path: Path) -> None:
+    generator, path, edits = build(), tmp_path / "d.safetensors", some_edits()
+    write_directions(path, edits, generator)
+    found = open_directions(path, generator)
+    with path.open("r+b") as file:  # in place, as cp does; not a new file under the old name
+        file.write(bytes(path.stat().st_size))
+    assert all(same(a, b) for a, b in zip(edits, found.edits, strict=True))
+
+
 def test_file_of_all_kinds(tmp_path: Path) -> None:
     generator, path, edits = build(), tmp_path / "d.safetensors", some_edits()
     write_directions(path, edits, generator, {"who": "me"}, {"glasses": "too blurred"})

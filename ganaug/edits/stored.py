@@ -158,7 +158,8 @@ def open_directions(path: str | Path, generator: Generator | None = None) -> Dir
             raise ValueError(f"{path.stat().st_size} bytes, at most {_MAX_BYTES} are read")
         with safe_open(path, framework="pt") as file:
             described = json.loads((file.metadata() or {})["description"], parse_constant=_no_constant)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            # Copies: what get_tensor gives lies in the mapped file, and changes if the file is written over.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError, ValueError, KeyError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a readable file of directions: {error!r}") from error
     if not isinstance(described, dict) or described.get("format") != FORMAT:
