@@ -21,7 +21,8 @@ def steps_of(edit: Edit) -> list[float]:
     """Strengths to show: both ways for a direction, else from 0 to the strongest."""
     low, high = (float(value) for value in edit.strength)  # type: ignore[attr-defined]
     middle = (low + high) / 2
-    return [-high, -middle, -low, low, middle, high] if isinstance(edit, Direction) else [low, middle, high]
+    both = isinstance(edit, Direction) and not edit.one_way
+    return [-high, -middle, -low, low, middle, high] if both else [low, middle, high]
 
 
 def rows_of(edit: Edit, faces: Faces, generator: Generator, draw: Draw) -> list[tuple[str, Tensor]]:
