@@ -18,14 +18,16 @@ from torchvision import datasets, models, transforms
 import ganaug
 from ganaug.demo import draw_faces
 
+EDITS = ["lighting", "expression", "background"]
+
 
 def main(folder: Path, cache: Path, epochs: int = 2) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     to_chip = transforms.Compose([transforms.Resize(64), transforms.CenterCrop(64), transforms.ToTensor()])
     base = datasets.ImageFolder(str(folder), transform=to_chip)
-    # Half of each epoch are variants. Partner faces for mixing have the same label, and the share grows over epochs.
+    # The share of variants grows to a half. Each still is the person of its photo, or the photo itself is served.
     schedule = ganaug.linear_ratio(0.25, 0.5, epochs)
-    train = ganaug.GANAugmentedDataset(base, cache, ratio=schedule, edits=["middle", "fine"], preserve=["label"])
+    train = ganaug.GANAugmentedDataset(base, cache, ratio=schedule, edits=EDITS, preserve=["identity"])
     loader = train.loader(batch_size=16, shuffle=True, num_workers=0, device=device)
 
     model = models.resnet18(num_classes=len(base.classes)).to(device)

@@ -202,6 +202,17 @@ def test_an_edit_made_for_the_label_is_refused_by_name(labelled: Labelled, faces
     GANAugmentedDataset(base, faces.cache, edits=edits)
 
 
+@pytest.mark.parametrize(
+    ("classes", "expected"), [(["Female", "Male"], "gender"), (("man", "woman"), "gender"), (["ann", "bob"], None)]
+)
+def test_classes_say_what_the_label_is(classes: object, expected: str | None) -> None:
+    base = Items([0, 1])
+    base.classes = classes  # type: ignore[attr-defined]
+    assert label_name(base) == expected
+    base.label_name = "beard"  # type: ignore[attr-defined]
+    assert label_name(base) == "beard"
+
+
 def test_persons_are_no_subspace(faces: Faces) -> None:
     base = ImageFolder(str(faces.root), to_tensor)
     train = GANAugmentedDataset(base, faces.cache, edits=["fine"], preserve=["label"])

@@ -205,15 +205,23 @@ def label_values(dataset: Dataset[Any]) -> Sequence[Any] | None:
     return None
 
 
-def label_name(dataset: Dataset[Any]) -> str | None:
-    """What a dataset calls its label, such as ``"gender"``: the column of a :class:`FaceDataset`; None if it says none.
+_LABEL_OF_CLASSES = dict.fromkeys(
+    (frozenset(pair) for pair in (("female", "male"), ("women", "men"), ("woman", "man"))), "gender"
+)
 
-    Of datasets that are joined, the name that all of them have.
+
+def label_name(dataset: Dataset[Any]) -> str | None:
+    """What a dataset's label is, such as ``"gender"``: None if it does not say.
+
+    The column of a :class:`FaceDataset`, or what the names of the classes say: folders "Female" and "Male". Of datasets
+    that are joined, the name that all of them have.
     """
     if isinstance(dataset, Subset):
         return label_name(dataset.dataset)
     if isinstance(dataset, ConcatDataset):
         names = {label_name(part) for part in dataset.datasets}
         return names.pop() if len(names) == 1 else None
-    name = getattr(dataset, "label_name", None)
+    name, classes = getattr(dataset, "label_name", None), getattr(dataset, "classes", None)
+    if not isinstance(name, str) and isinstance(classes, list | tuple):
+        return _LABEL_OF_CLASSES.get(frozenset(str(one).lower() for one in classes))
     return name if isinstance(name, str) else None
