@@ -16,6 +16,7 @@ from ganaug.faces.paste import Paste, aligned_to_item, chip_to_item, paste, past
 from ganaug.faces.warp import warp
 from ganaug.gatekeeper import Gatekeeper
 from ganaug.interfaces import Edit, Generator, UserInputError
+from ganaug.latents import split_anchor
 from ganaug.provenance import BatchRecipe, Source
 from ganaug.rng import hash_text
 
@@ -182,7 +183,7 @@ class BatchAugmenter:
         added to the code: ``w + (edit(anchor) - anchor)``, with the anchors of partners.
         """
         own = latents["self"].to(self.device, non_blocking=True).float()
-        code, anchor = (own[:, 0], own[:, 1]) if own.ndim == 4 else (own, own)
+        code, anchor = split_anchor(own)
         edited = anchor
         at = torch.from_numpy(rows)
         for edit in self.edits:
@@ -194,12 +195,12 @@ class BatchAugmenter:
             params = {k: v[at].to(self.device, non_blocking=True) for k, v in recipe.edit_params[edit.name].items()}
             if edit.needs_partner:
                 partner = latents[edit.name].to(self.device, non_blocking=True).float()
-                params["partner"] = partner[:, 1] if partner.ndim == 4 else partner
+                params["partner"] = split_anchor(partner)[1]
             mask = torch.from_numpy(active).to(self.device, non_blocking=True)
             edited = torch.where(mask[:, None, None], edit.apply(edited, params), edited)
         if self.freed_of is not None:
             return code + self.freed_of.remove(edited - anchor)
-        return code + (edited - anchor) if own.ndim == 4 else edited
+        return edited if code is anchor else code + (edited - anchor)
 
     def render(self, w_plus: Tensor) -> Tensor:
         """``w_plus (K, L, D)`` -> images ``(K, 3, R, R)`` in [0, 1]."""
@@ -258,7 +259,7 @@ class _Variants:
         self.augmenter, self.items = augmenter, items
         size, resolution = (items.shape[2], items.shape[3]), augmenter.generator.img_resolution
         own = latents["self"].to(augmenter.device, non_blocking=True).float()
-        self.code = own[:, 0] if own.ndim == 4 else own
+        self.code = split_anchor(own)[0]
         self.edited = augmenter.edit(recipe, rows, {**latents, "self": own})
         self.scale = recipe.scale[rows]
         self.base: Tensor | None = None

@@ -15,6 +15,7 @@ from ganaug.faces.photos import Photo
 from ganaug.faces.sources import Item
 from ganaug.generators import load_generator
 from ganaug.interfaces import CacheError, UserInputError
+from ganaug.latents import split_anchor
 
 MIN_PHOTO_SIZE = 128  # pixels
 
@@ -113,6 +114,5 @@ class InversionDataset(Dataset[tuple[Tensor, int]]):
     @torch.no_grad()
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         latents = torch.from_numpy(self.cache.get(self.files[index]).latents).float()
-        code = latents[0] if latents.ndim == 3 else latents  # the first of two is the code, the other its anchor
-        image = to_unit_range(self.generator.synthesis(code[None]))[0]
+        image = to_unit_range(self.generator.synthesis(split_anchor(latents[None])[0]))[0]
         return (image * 255).round().to(torch.uint8), 0

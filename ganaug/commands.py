@@ -6,7 +6,7 @@ The heavy imports happen inside the commands, so that ``--help`` and mistakes an
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ from ganaug.errors import CheckpointError, ImageError, UserInputError
 if TYPE_CHECKING:
     from ganaug.faces.align import Alignment
     from ganaug.training.config import TrainConfig
+    from ganaug.training.embedder_config import EmbedderConfig
+    from ganaug.training.encoder_config import EncoderConfig
 
 
 def demo(args: argparse.Namespace) -> dict[str, Any]:
@@ -296,17 +298,27 @@ def _read_settings(path: Path) -> dict[str, Any]:
     return values
 
 
+def _run_settings(
+    args: argparse.Namespace, config: "type[EncoderConfig] | type[EmbedderConfig]", what: str, names: tuple[str, ...]
+) -> dict[str, Any]:
+    """Settings: the defaults, or those of the run to continue; then the file's; then the flags' called ``names``."""
+    from ganaug.training.checkpoint import read_settings
+
+    going_on = args.resume and (args.out / "checkpoint.pt").exists()
+    parse: Callable[[dict[str, Any]], EncoderConfig | EmbedderConfig] = config.from_dict
+    values = (read_settings(args.out, parse, what) if going_on else config()).to_dict()
+    values |= _read_settings(args.config) if args.config is not None else {}
+    return values | {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
 def train_encoder(args: argparse.Namespace) -> dict[str, Any]:
     """An encoder for a generator."""
     from ganaug.interfaces import resolve_device
     from ganaug.training.encoder_config import EncoderConfig
-    from ganaug.training.run_encoder import read_encoder_config, train_encoder
+    from ganaug.training.run_encoder import train_encoder
 
-    going_on = args.resume and (args.out / "checkpoint.pt").exists()
-    values = (read_encoder_config(args.out) if going_on else EncoderConfig()).to_dict()
-    values |= _read_settings(args.config) if args.config is not None else {}
     names = ("kimg", "batch_size", "learning_rate", "embedder", "identity_weight", "seed")
-    values |= {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    values = _run_settings(args, EncoderConfig, "an encoder's run", names)
     if args.continue_encoder:
         values["continue_encoder"] = True
     if args.identity_weight is not None and values["embedder"] is None:
@@ -327,13 +339,10 @@ def train_embedder(args: argparse.Namespace) -> dict[str, Any]:
     """An identity embedder."""
     from ganaug.interfaces import resolve_device
     from ganaug.training.embedder_config import EmbedderConfig
-    from ganaug.training.run_embedder import read_embedder_config, train_embedder
+    from ganaug.training.run_embedder import train_embedder
 
-    going_on = args.resume and (args.out / "checkpoint.pt").exists()
-    values = (read_embedder_config(args.out) if going_on else EmbedderConfig()).to_dict()
-    values |= _read_settings(args.config) if args.config is not None else {}
     names = ("kimg", "batch_size", "learning_rate", "identity", "generator", "init", "template", "seed")
-    values |= {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    values = _run_settings(args, EmbedderConfig, "an embedder's run", names)
     lists = ("groups", "attributes")
     values |= {name: getattr(args, name).split(",") for name in lists if getattr(args, name) is not None}
     if values["template"] == "none":

@@ -6,20 +6,19 @@ Of records with an anchor the anchors are taken, since those are what edits move
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from ganaug.cache import FOUND, LatentCache
+from ganaug.cache import LatentCache
 from ganaug.edits.discovery import PrincipalComponents, signed
 from ganaug.edits.label_table import LabelColumns
 from ganaug.edits.whitening import Whitening
 from ganaug.errors import UserInputError
 from ganaug.interfaces import Generator
+from ganaug.latent_reader import read_anchors
 from ganaug.latents import principal_axes
 
 _AT_ONCE = 1024  # records per transaction: 20 MB of 18 x 512 in float16
@@ -70,8 +69,8 @@ def read_codes(
     z = np.full((len(keys), len(whitening)), np.nan)
     for start in tqdm(range(0, len(keys), _AT_ONCE), desc="latents", unit="batch", disable=len(keys) <= _AT_ONCE):
         batch = slice(start, start + _AT_ONCE)
-        found = cache.get_many(keys[batch])
-        z[batch][found.status == FOUND] = whitening.coordinates(_anchors(found.latents)[found.status == FOUND])
+        codes, found = read_anchors(cache, keys[batch])
+        z[batch][found] = whitening.coordinates(codes.numpy())
     sound = np.isfinite(z).all(axis=1)
     places = np.flatnonzero(sound).tolist()
     return LabelledCodes([keys[i] for i in places], z[sound], columns.at(places), whitening, len(known))
@@ -95,9 +94,4 @@ def principal_components_of(cache: LatentCache, generator: Generator, count: int
 def _codes_of(cache: LatentCache, keys: Sequence[str]) -> Tensor:
     """``(N, L, D)`` float32 codes of records spread over the keys."""
     step = max(-(-len(keys) // _NUM_FOR_AXES), 1)
-    found = cache.get_many(keys[::step])
-    return torch.from_numpy(_anchors(found.latents)[found.status == FOUND].astype(np.float32))
-
-
-def _anchors(latents: NDArray[Any]) -> NDArray[Any]:
-    return latents[:, 1] if latents.ndim == 4 else latents
+    return read_anchors(cache, keys[::step])[0]

@@ -11,10 +11,26 @@ from numpy.typing import NDArray
 from ganaug.cache import DAMAGED, FOUND, LatentCache, ManyLatents
 from ganaug.degrade import variant_pixels
 from ganaug.interfaces import UserInputError
+from ganaug.latents import split_anchor
 from ganaug.provenance import BatchRecipe, Source
 
 _AT_ONCE = 1024  # records; bounds the memory of reading what is known of many
 _TYPICAL_RECORDS = 256  # enough for a median, few enough to be read at once
+
+
+def read_anchors(cache: LatentCache, keys: Sequence[str]) -> tuple[torch.Tensor, NDArray[np.bool_]]:
+    """What edits of photos start from: anchors where records have them, else codes.
+
+    Args:
+        cache: The cache.
+        keys: ``N`` keys.
+
+    Returns:
+        ``(M, L, D)`` float32 of the records that could be read, and ``(N,)`` which they are.
+    """
+    many = cache.get_many(keys)
+    found = many.status == FOUND
+    return split_anchor(torch.from_numpy(many.latents[found]).float())[1], found
 
 
 class LatentReader:

@@ -7,6 +7,18 @@ from torch import Tensor
 from ganaug.interfaces import Generator
 
 
+def split_anchor(latents: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes and the anchors that edits move, see :class:`ganaug.interfaces.Inversion`.
+
+    Args:
+        latents: As records have them: ``(B, L, D)``, or ``(B, 2, L, D)``, code first, where they have anchors.
+
+    Returns:
+        ``(B, L, D)`` each; the same tensor twice where codes are their own anchors.
+    """
+    return (latents[:, 0], latents[:, 1]) if latents.ndim == 4 else (latents, latents)
+
+
 def draw_condition(generator: Generator, count: int, rng: torch.Generator) -> Tensor | None:
     """Random labels, every class of a label equally likely.
 

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ganaug import rng
-from ganaug.cache import FOUND, LatentCache
+from ganaug.cache import LatentCache
 from ganaug.edits import ATTRIBUTES, build_edits, default_edits
 from ganaug.edits.labels import MAX_CLASSES, Labels, LabelSubspace
 from ganaug.edits.subspace import Subspace
 from ganaug.edits.table import Directions, table_of
 from ganaug.edits.whitening import Whitening, orthonormal
 from ganaug.interfaces import Edit, Generator, UserInputError
+from ganaug.latent_reader import read_anchors
 from ganaug.partners import PartnerPool
 from ganaug.policy import AugmentationPolicy
 
@@ -158,7 +159,7 @@ class Preservation:
         if not read and not keeps_label and not soft:
             return cls()
         numbers = _sampled(pool.position >= 0, labels)
-        codes, found = _codes_of(cache, [keys[i] for i in numbers])
+        codes, found = read_anchors(cache, [keys[i] for i in numbers])
         numbers = numbers[found]
         label, reason, projects = None, None, keeps_label and not relabels
         subspaces: dict[str, Subspace] = {}
@@ -246,14 +247,6 @@ def _sampled(usable: NDArray[np.bool_], labels: Labels | None) -> NDArray[np.int
     return order[:MAX_FACES]
 
 
-def _codes_of(cache: LatentCache, keys: Sequence[str]) -> tuple[Tensor, NDArray[np.bool_]]:
-    """``(M, L, D)`` float32 codes, anchors where records have them, and which of the keys they belong to."""
-    many = cache.get_many(keys)
-    found = many.status == FOUND
-    latents = torch.from_numpy(many.latents[found]).float()
-    return latents[:, 1] if latents.ndim == 4 else latents, found
-
-
 def _moves(
     edit: Edit,
     codes: Tensor,
@@ -271,7 +264,7 @@ def _moves(
     classes = None if labels is None else np.unique(labels, return_inverse=True)[1][numbers].astype(np.int64)
     params, partners = steady.draw_edit(edit, numbers, own, hashes, 0, pool, classes)
     if partners is not None:
-        params["partner"], found = _codes_of(cache, partners)
+        params["partner"], found = read_anchors(cache, partners)
         at = torch.from_numpy(found)
         codes, params = codes[at], {k: v if k == "partner" else v[at] for k, v in params.items()}
     return edit.apply(codes, params) - codes

@@ -17,6 +17,7 @@ from ganaug.faces.orientation import UPRIGHT, geometry_as_stored
 from ganaug.gate import Gate
 from ganaug.gatekeeper import Gatekeeper
 from ganaug.interfaces import Generator, UserInputError, resolve_device
+from ganaug.latents import split_anchor
 from ganaug.provenance import BatchRecipe, Recipe, Source
 from ganaug.relabel import RelabelFunction, SoftLabels, call_relabel, find_labels, make_soft_labels
 
@@ -146,7 +147,7 @@ class DeviceStage:
             self.soft_labels.check(labels, indices)
         own = latents.get("self", torch.empty(0, *self.train.generator.latent_spec.shape))
         own = own.to(self.device, non_blocking=True).float()
-        code, anchor = (own[:, 0], own[:, 1]) if own.ndim == 4 else (own, own)
+        code, anchor = split_anchor(own)
         move = self.augmenter.edit(recipe, rows, {**latents, "self": own}) - code
         kept = recipe.scale[rows] * recipe.is_generated[rows]  # 0 where a gate refused the variant
         move = move * torch.from_numpy(kept).to(self.device, non_blocking=True)[:, None, None]

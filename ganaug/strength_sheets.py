@@ -18,6 +18,7 @@ from ganaug.faces.paste import aligned_to_item, chip_to_item, paste_aligned
 from ganaug.gate import IdentityGate
 from ganaug.gatekeeper import Gatekeeper
 from ganaug.interfaces import NUM_EDIT_UNIFORMS, CacheError, Edit, Embedder, UserInputError
+from ganaug.latents import split_anchor
 from ganaug.preview import only, preview_faces
 from ganaug.rng import uniforms
 from ganaug.sheet import contact_sheet
@@ -236,8 +237,8 @@ class _Sheet:
 
     def _places(self, codes: Tensor) -> Tensor:
         """Where scores are read: the anchor, moved as the code was, of records that have one."""
-        own = self.latents["self"].to(codes)
-        return codes - own[:, 0] + own[:, 1] if own.ndim == 4 else codes
+        code, anchor = split_anchor(self.latents["self"].to(codes))
+        return codes if code is anchor else codes - code + anchor
 
 
 def _figure(name: str, score: float, link: str) -> str:

@@ -89,6 +89,8 @@ SAME_LAYER = {
     ("dataset", "ratios"),
     ("dataset", "extras"),
     ("dataset", "latent_reader"),
+    ("preservation", "latent_reader"),
+    ("labelled_codes", "latent_reader"),
     ("dataset", "gate"),
     ("augment", "gatekeeper"),
     ("stage", "gatekeeper"),

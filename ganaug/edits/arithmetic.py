@@ -8,6 +8,7 @@ from torch import Tensor
 from ganaug.cache import LatentCache
 from ganaug.edits.parts import UNKNOWN_TOUCHES
 from ganaug.interfaces import UserInputError
+from ganaug.latents import split_anchor
 
 Faces = Tensor | str | Sequence[str]
 
@@ -86,8 +87,8 @@ def _mean_code(faces: Faces, name: str, cache: LatentCache | None) -> Tensor:
         missing = [key for key in keys if key not in cache]
         if missing:
             raise UserInputError(f"edit {name!r}: {cache.path} has no face {missing[0]!r}")
-        found = [torch.from_numpy(cache.get(key).latents).float() for key in keys]
-        faces = torch.stack([latents[1] if latents.ndim == 3 else latents for latents in found])
+        found = torch.stack([torch.from_numpy(cache.get(key).latents).float() for key in keys])
+        faces = split_anchor(found)[1]
     if faces.ndim == 3:
         faces = faces.float().mean(dim=0)
     if faces.ndim != 2:

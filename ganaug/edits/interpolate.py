@@ -1,13 +1,10 @@
 """Part of the way to another person: every row of the latents moves toward a partner's."""
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
 from ganaug.edits.parts import UNKNOWN_TOUCHES
+from ganaug.edits.style_mixing import StyleMixing
 
 
-class Interpolate:
+class Interpolate(StyleMixing):
     """Moves all rows of the latents along the straight line to those of a partner.
 
     At strength 1 the result *is* the partner, so whatever tells two people apart changes on the way: identity, age,
@@ -27,23 +24,10 @@ class Interpolate:
         [0.25, 0.25]
     """
 
-    needs_partner = True
-
     def __init__(
         self,
         name: str = "interpolate",
         touches: set[str] | frozenset[str] = UNKNOWN_TOUCHES,
         strength: tuple[float, float] = (0.1, 0.45),
     ) -> None:
-        self.name = name
-        self.touches = frozenset(touches)
-        self.strength = strength
-
-    def sample_params(self, uniforms: Tensor) -> dict[str, Tensor]:
-        """``strength (B,)``, uniform over the range."""
-        low, high = self.strength
-        return {"strength": (low + (high - low) * uniforms[:, 0]).float()}
-
-    def apply(self, w_plus: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-        """``params``: ``partner (B, L, D)`` and ``strength (B,)``."""
-        return w_plus + (params["partner"].to(w_plus) - w_plus) * params["strength"].to(w_plus)[:, None, None]
+        super().__init__(name, None, touches, strength)

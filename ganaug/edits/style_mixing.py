@@ -11,7 +11,7 @@ class StyleMixing:
 
     Args:
         name: Name of the edit.
-        rows: Rows of ``w_plus`` that move.
+        rows: Rows of ``w_plus`` that move; None: all.
         touches: Attributes that the rows carry.
         strength: Range of the mixing weight; 1 replaces the rows.
 
@@ -27,12 +27,12 @@ class StyleMixing:
     def __init__(
         self,
         name: str,
-        rows: Sequence[int],
+        rows: Sequence[int] | None,
         touches: set[str] | frozenset[str],
         strength: tuple[float, float] = (0.4, 0.9),
     ) -> None:
         self.name = name
-        self.rows = tuple(rows)
+        self.rows = None if rows is None else tuple(rows)
         self.touches = frozenset(touches)
         self.strength = strength
 
@@ -44,5 +44,5 @@ class StyleMixing:
     def apply(self, w_plus: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         """``params``: ``partner (B, L, D)`` and ``strength (B,)``."""
         weight = torch.zeros(w_plus.shape[1], device=w_plus.device, dtype=w_plus.dtype)
-        weight[list(self.rows)] = 1.0
+        weight[slice(None) if self.rows is None else list(self.rows)] = 1.0
         return w_plus + (params["partner"] - w_plus) * (weight[None, :] * params["strength"][:, None])[:, :, None]

@@ -1,8 +1,10 @@
 """Training checkpoints: one file that holds a run, written whole or not at all, read without executing it."""
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -11,6 +13,29 @@ from ganaug.interfaces import CheckpointError
 # What may differ between a run and its continuation: how long it is, how it is watched, how much fits into memory, and
 # the rate, which has to come down when a run has blown up.
 MAY_DIFFER = ("kimg", "learning_rate", "snapshot_kimg", "evaluated_images", "accumulate", "false_accept_rate")
+
+
+Settings = TypeVar("Settings")
+
+
+def read_settings(out: Path, parse: Callable[[dict[str, Any]], Settings], what: str = "a run") -> Settings:
+    """Settings of the run in ``out``.
+
+    Args:
+        out: Folder of the run.
+        parse: What makes settings of ``config.json``.
+        what: What the folder should hold, for the message.
+
+    Raises:
+        CheckpointError: If there are none, or not readable ones.
+    """
+    path = out / "config.json"
+    try:
+        return parse(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise CheckpointError(f"{out} holds no run to continue: {path.name} is missing") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: no settings of {what}: {error}") from error
 
 
 class Configuration(Protocol):

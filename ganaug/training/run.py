@@ -11,7 +11,7 @@ from torch import Tensor
 from ganaug import checkpoints
 from ganaug.errors import UserInputError
 from ganaug.features import PooledFeatures, load_perceptual_features
-from ganaug.interfaces import CheckpointError
+from ganaug.training.checkpoint import read_settings
 from ganaug.training.config import TrainConfig
 from ganaug.training.data import RealImages
 from ganaug.training.finetune import start_from
@@ -110,18 +110,8 @@ def train(
 
 
 def read_config(out: Path) -> TrainConfig:
-    """Settings of the run in ``out``.
-
-    Raises:
-        CheckpointError: If there are none, or not readable ones.
-    """
-    path = out / "config.json"
-    try:
-        return TrainConfig.from_dict(json.loads(path.read_text()))
-    except FileNotFoundError:
-        raise CheckpointError(f"{out} holds no run to continue: {path.name} is missing") from None
-    except (ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: no settings of a run: {error}") from error
+    """Settings of the run in ``out``; raises CheckpointError if there are none, or not readable ones."""
+    return read_settings(out, TrainConfig.from_dict)
 
 
 def _last_figures(out: Path) -> dict[str, float]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ganaug import checkpoints
-from ganaug.errors import CheckpointError, UserInputError
+from ganaug.errors import UserInputError
 from ganaug.training.data import pack_images, to_images
 from ganaug.training.embedder import EmbedderTrainer
 from ganaug.training.embedder_batches import PeopleBatches
@@ -107,18 +107,3 @@ def train_embedder(
     model = out / "embedder.safetensors"
     digest = checkpoints.write(model, trainer.parts(), described)
     return {"images_seen": trainer.images_seen, **found.to_dict(), "model": os.fspath(model), "sha256": digest}
-
-
-def read_embedder_config(out: Path) -> EmbedderConfig:
-    """Settings of the run in ``out``.
-
-    Raises:
-        CheckpointError: If there are none, or not readable ones.
-    """
-    path = out / "config.json"
-    try:
-        return EmbedderConfig.from_dict(json.loads(path.read_text()))
-    except FileNotFoundError:
-        raise CheckpointError(f"{out} holds no run to continue: {path.name} is missing") from None
-    except (ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: no settings of an embedder's run: {error}") from error

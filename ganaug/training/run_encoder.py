@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ganaug import checkpoints
-from ganaug.interfaces import CheckpointError, UserInputError
+from ganaug.interfaces import UserInputError
 from ganaug.training.data import RealImages
 from ganaug.training.encoder import EncoderTrainer
 from ganaug.training.encoder_config import EncoderConfig
@@ -81,21 +81,6 @@ def train_encoder(
         figures |= {"fingerprint": opened.generator.fingerprint, "model": os.fspath(model), "sha256": digest}
     trainer.barrier()
     return figures
-
-
-def read_encoder_config(out: Path) -> EncoderConfig:
-    """Settings of the run in ``out``.
-
-    Raises:
-        CheckpointError: If there are none, or not readable ones.
-    """
-    path = out / "config.json"
-    try:
-        return EncoderConfig.from_dict(json.loads(path.read_text()))
-    except FileNotFoundError:
-        raise CheckpointError(f"{out} holds no run to continue: {path.name} is missing") from None
-    except (ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: no settings of an encoder's run: {error}") from error
 
 
 def export(trainer: EncoderTrainer, path: Path) -> str:
