@@ -112,11 +112,14 @@ class Inversion:
             if ``w_plus`` lies there itself. Edits move the anchor and add the move to ``w_plus``: a code that was
             optimised for one photo reconstructs it best, but swapping rows of two such codes gives smears.
         quality: Name -> ``(B,)`` float32 tensor: at least ``mse`` (of images in [0, 1]), ``psnr`` (dB) and ``ssim``.
+        delta: ``(B, P)`` float32, what was tuned in the generator for each image, in the layout that
+            :attr:`Inverter.delta` describes; None if the generator draws all images as it is.
     """
 
     w_plus: Tensor
     quality: dict[str, Tensor]
     anchor: Tensor | None = None
+    delta: Tensor | None = None
 
 
 @runtime_checkable
@@ -126,18 +129,32 @@ class Inverter(Protocol):
     Attributes:
         name: Name in ``INVERTERS``.
         anchored: Whether inversions come with an anchor.
+        quality_names: Keys of :attr:`Inversion.quality`, in the order in which records hold them.
+        delta: JSON-able layout of :attr:`Inversion.delta`, with its length under ``"size"``; None if there is none.
+        refills: Whether images leave before others, and waiting ones take their places: then :meth:`invert` should be
+            given several batches at once.
     """
 
     name: str
     anchored: bool
+    quality_names: tuple[str, ...]
+    refills: bool
+
+    @property
+    def delta(self) -> dict[str, Any] | None: ...
 
     @property
     def settings(self) -> dict[str, Any]:
         """JSON-able settings that decide the result; written into the cache's header."""
         ...
 
-    def invert(self, images: Tensor) -> Inversion:
-        """``images (B, 3, H, W)`` float32 in [-1, 1] at the generator's resolution."""
+    def invert(self, images: Tensor, batch_size: int | None = None) -> Inversion:
+        """``images (N, 3, H, W)`` float32 in [-1, 1] at the generator's resolution, ``batch_size`` of them at a time.
+
+        Args:
+            images: Photos, on the inverter's device or on the CPU.
+            batch_size: Images that are worked on together; None: all of them.
+        """
         ...
 
 

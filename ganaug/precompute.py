@@ -25,7 +25,6 @@ from ganaug.faces.detect import FaceDetector
 from ganaug.faces.photos import Photo
 from ganaug.generators import LatentPrior
 from ganaug.interfaces import CacheError, Generator, ImageError, Inverter, UserInputError
-from ganaug.inversion.quality import QUALITY_NAMES
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def make_header(
         latent_spec=generator.latent_spec,
         alignment=alignment.to_dict(),
         inverter=inverter.settings,
-        quality_names=QUALITY_NAMES,
+        quality_names=inverter.quality_names,
         dtype=dtype,
         anchored=inverter.anchored,
     )

@@ -46,11 +46,12 @@ class Recording:
     def __init__(self, model: Path) -> None:
         self.inverter: Inverter = build_inverter("encoder", load_generator(model), model, CPU, 0)
         self.name, self.settings = self.inverter.name, self.inverter.settings
+        self.quality_names, self.delta, self.refills = self.inverter.quality_names, None, False
         self.chips: list[Tensor] = []
 
-    def invert(self, images: Tensor) -> Inversion:
+    def invert(self, images: Tensor, batch_size: int | None = None) -> Inversion:
         self.chips += list(images)
-        return self.inverter.invert(images)
+        return self.inverter.invert(images, batch_size)
 
 
 def make_cache(root: Path, model: Path, **options: Any) -> tuple[LatentCache, PrecomputeResult, Recording]:

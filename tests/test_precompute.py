@@ -41,14 +41,15 @@ class Counting:
 
     def __init__(self, inverter: Inverter) -> None:
         self.inverter, self.name, self.anchored, self.images = inverter, inverter.name, inverter.anchored, 0
+        self.quality_names, self.delta, self.refills = inverter.quality_names, inverter.delta, inverter.refills
 
     @property
     def settings(self) -> dict[str, Any]:
         return self.inverter.settings
 
-    def invert(self, images: Tensor) -> Inversion:
+    def invert(self, images: Tensor, batch_size: int | None = None) -> Inversion:
         self.images += len(images)
-        return self.inverter.invert(images)
+        return self.inverter.invert(images, batch_size)
 
 
 def build(model: Path, name: str = "hybrid", steps: int = STEPS) -> Counting:
@@ -257,8 +258,8 @@ class Poisoned(Counting):
         super().__init__(inverter)
         self.number = number
 
-    def invert(self, images: Tensor) -> Inversion:
-        inversion = super().invert(images)
+    def invert(self, images: Tensor, batch_size: int | None = None) -> Inversion:
+        inversion = super().invert(images, batch_size)
         if len(images) > 1:
             inversion.w_plus[1, 0, 3] = self.number
             inversion.quality = {name: values.clone() for name, values in inversion.quality.items()}
@@ -625,10 +626,10 @@ def test_interrupted_between_batches_loses_at_most_one(faces: Faces, tmp_path: P
     """What a batch committed stays; the rest is done by the next run, and only that."""
 
     class Dying(Counting):
-        def invert(self, images: Tensor) -> Inversion:
+        def invert(self, images: Tensor, batch_size: int | None = None) -> Inversion:
             if self.images == 2 * BATCH:
                 raise KeyboardInterrupt
-            return super().invert(images)
+            return super().invert(images, batch_size)
 
     whole, inverter = made(faces, tmp_path / "whole.lmdb")
     dying = Dying(inverter)

@@ -10,29 +10,39 @@ from ganaug.features import load_perceptual_features
 from ganaug.interfaces import Generator, Inverter, UserInputError
 from ganaug.inversion.encoder import Encoder, EncoderInverter, LatentEncoder, load_encoder
 from ganaug.inversion.optimization import OptimizationInverter
+from ganaug.inversion.quality import QualityJudge
 
 Source = str | Path | checkpoints.Model
 
 JUDGE = "faces64"  # whose perceptual features serve models that hold none
 
 
-Build = Callable[[Generator, Source, torch.device, int], Inverter]
+Build = Callable[[Generator, Source, torch.device, int, QualityJudge], Inverter]
 
 
 def _optimization(
-    generator: Generator, model: Source, device: torch.device, steps: int, encoder: Encoder | None = None
+    generator: Generator,
+    model: Source,
+    device: torch.device,
+    steps: int,
+    judge: QualityJudge,
+    encoder: Encoder | None = None,
 ) -> OptimizationInverter:
     own = "features" in checkpoints.open_model(model).parts
     features = load_perceptual_features(model if own else JUDGE, device)
-    return OptimizationInverter(generator, features, encoder, steps=steps, features_of=None if own else JUDGE)
+    return OptimizationInverter(
+        generator, features, encoder, steps=steps, features_of=None if own else JUDGE, judge=judge
+    )
 
 
-# Name -> (generator, model file, device, steps) -> inverter.
+# Name -> (generator, model file, device, steps, judge) -> inverter.
 INVERTERS: dict[str, Build] = {
     "optimization": _optimization,
-    "encoder": lambda generator, model, device, steps: EncoderInverter(generator, load_encoder(model, device)),
-    "hybrid": lambda generator, model, device, steps: _optimization(
-        generator, model, device, steps, load_encoder(model, device)
+    "encoder": lambda generator, model, device, steps, judge: EncoderInverter(
+        generator, load_encoder(model, device), judge
+    ),
+    "hybrid": lambda generator, model, device, steps, judge: _optimization(
+        generator, model, device, steps, judge, load_encoder(model, device)
     ),
 }
 
@@ -46,7 +56,14 @@ def default_inverter(model: Source) -> str:
     return "hybrid" if "encoder" in checkpoints.open_model(model).parts else "optimization"
 
 
-def build_inverter(name: str, generator: Generator, model: Source, device: torch.device, steps: int) -> Inverter:
+def build_inverter(
+    name: str,
+    generator: Generator,
+    model: Source,
+    device: torch.device,
+    steps: int,
+    judge: QualityJudge | None = None,
+) -> Inverter:
     """The inverter of that name for a generator.
 
     Args:
@@ -56,6 +73,7 @@ def build_inverter(name: str, generator: Generator, model: Source, device: torch
             the bundled model's features where it has none.
         device: Where to work.
         steps: Optimisation steps, where there are any.
+        judge: What is measured of each inversion; None: distance in pixels.
 
     Raises:
         UserInputError: For an unknown name.
@@ -63,7 +81,7 @@ def build_inverter(name: str, generator: Generator, model: Source, device: torch
     """
     if name not in INVERTERS:
         raise UserInputError(f"unknown inverter {name!r}: expected one of {sorted(INVERTERS)}")
-    return INVERTERS[name](generator, model, device, steps)
+    return INVERTERS[name](generator, model, device, steps, judge or QualityJudge())
 
 
 __all__ = [
@@ -71,6 +89,7 @@ __all__ = [
     "EncoderInverter",
     "LatentEncoder",
     "OptimizationInverter",
+    "QualityJudge",
     "build_inverter",
     "default_inverter",
     "load_encoder",

@@ -11,7 +11,7 @@ from ganaug import checkpoints
 from ganaug.features import ResidualTrunk
 from ganaug.interfaces import Generator, Inversion, resolve_device
 from ganaug.inversion.feature_pyramid import FeaturePyramidEncoder, PyramidConfig
-from ganaug.inversion.quality import reconstruction_quality
+from ganaug.inversion.quality import QualityJudge
 from ganaug.inversion.vae import VAEEncoder
 from ganaug.layers import EqualLinear
 
@@ -83,25 +83,35 @@ class EncoderInverter:
     Args:
         generator: The generator that the encoder was trained with.
         encoder: The network.
+        judge: What is measured of each inversion.
     """
 
     name = "encoder"
     anchored = False  # what the encoder says lies in the trained region
+    delta = None
+    refills = False
 
-    def __init__(self, generator: Generator, encoder: Encoder) -> None:
+    def __init__(self, generator: Generator, encoder: Encoder, judge: QualityJudge | None = None) -> None:
         self.generator = generator
         self.encoder = encoder
+        self.judge = judge or QualityJudge()
+        self.quality_names = self.judge.names
 
     @property
     def settings(self) -> dict[str, Any]:
         """What decides the result beside the weights."""
-        return {"name": self.name, **self.encoder.settings}
+        return {"name": self.name, **self.encoder.settings, **self.judge.settings}
 
     @torch.no_grad()
-    def invert(self, images: Tensor) -> Inversion:
-        """``images (B, 3, R, R)`` in [-1, 1] at the generator's resolution."""
-        w_plus = self.encoder.encode(images, self.generator)
-        return Inversion(w_plus, reconstruction_quality(self.generator.synthesis(w_plus), images))
+    def invert(self, images: Tensor, batch_size: int | None = None) -> Inversion:
+        """See :meth:`ganaug.interfaces.Inverter.invert`."""
+        parts = images.split(batch_size or max(len(images), 1))
+        codes, qualities = [], []
+        for part in parts:
+            part = part.to(self.generator.w_avg.device)
+            codes.append(self.encoder.encode(part, self.generator))
+            qualities.append(self.judge(self.generator.synthesis(codes[-1]), part))
+        return Inversion(torch.cat(codes), {n: torch.cat([q[n] for q in qualities]) for n in self.quality_names})
 
 
 def load_encoder(source: str | Path | checkpoints.Model = "faces64", device: str | torch.device = "cpu") -> Encoder:

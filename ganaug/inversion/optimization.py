@@ -15,7 +15,7 @@ from torch import Tensor
 from ganaug.features import PerceptualFeatures, feature_distance
 from ganaug.interfaces import Generator, Inversion, UserInputError
 from ganaug.inversion.encoder import Encoder
-from ganaug.inversion.quality import reconstruction_quality
+from ganaug.inversion.quality import QualityJudge
 from ganaug.latents import draw_latents
 
 WARM_UP = 0.05  # share of the steps (arXiv 1912.04958, appendix D)
@@ -45,10 +45,14 @@ class OptimizationInverter:
             standard deviations of W; None: 0.002 from the mean, 0.1 from an encoder. Codes that stray far from where
             the generator was trained reconstruct better and edit worse (arXiv 2102.02766, section 3).
         features_of: Model whose features these are, where they are not the generator's own; kept in ``settings``.
+        judge: What is measured of each inversion.
 
     Raises:
         UserInputError: For an unknown space or fewer than one step.
     """
+
+    delta = None
+    refills = False
 
     def __init__(
         self,
@@ -63,6 +67,7 @@ class OptimizationInverter:
         feature_weight: float = 0.2,
         prior_weight: float | None = None,
         features_of: str | None = None,
+        judge: QualityJudge | None = None,
     ) -> None:
         if space not in ("w", "w_plus"):
             raise UserInputError(f"space must be 'w' or 'w_plus', got {space!r}")
@@ -76,6 +81,8 @@ class OptimizationInverter:
         self.prior_weight = prior_weight if prior_weight is not None else (0.002 if encoder is None else 0.1)
         self.anchored = encoder is not None
         self.features_of = features_of
+        self.judge = judge or QualityJudge()
+        self.quality_names = self.judge.names
         self._spread = _spread_of_w(generator)
 
     @property
@@ -91,6 +98,7 @@ class OptimizationInverter:
             "prior_weight": self.prior_weight,
             **({} if self.features_of is None else {"features_of": self.features_of}),
             **({} if self.encoder is None else self.encoder.settings),
+            **self.judge.settings,
         }
 
     def _start(self, images: Tensor) -> Tensor:
@@ -110,8 +118,8 @@ class OptimizationInverter:
         away = (w_plus - start) / self._spread
         return loss + self.prior_weight * away.square().mean(dim=(1, 2))
 
-    def invert(self, images: Tensor) -> Inversion:
-        """``images (B, 3, R, R)`` in [-1, 1] at the generator's resolution."""
+    def invert(self, images: Tensor, batch_size: int | None = None) -> Inversion:
+        """See :meth:`ganaug.interfaces.Inverter.invert`."""
         size = self.generator.img_resolution
         if images.ndim != 4 or tuple(images.shape[1:]) != (3, size, size):
             raise ValueError(f"expected images of shape (B, 3, {size}, {size}), got {tuple(images.shape)}")
@@ -129,7 +137,7 @@ class OptimizationInverter:
             optimizer.step()
         with torch.no_grad():
             w_plus = code.detach().expand(-1, num_ws, -1).contiguous()
-            quality = reconstruction_quality(self.generator.synthesis(w_plus), images)
+            quality = self.judge(self.generator.synthesis(w_plus), images)
             anchor = start.expand(-1, num_ws, -1).contiguous() if self.anchored else None
             return Inversion(w_plus, quality, anchor)
 
