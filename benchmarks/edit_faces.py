@@ -133,29 +133,44 @@ def load_faces(
         inverter: Name of an inverter.
         steps: Its steps.
     """
-    size = generator.img_resolution
-    if name == "fairface":
-        root, alignment = data / "fairface/val", Alignment(size=size)
-        by_key = {row["file"].removeprefix("val/"): row for row in fairface_labels(data, "val")}
-    else:
-        root, alignment = data / "london", Alignment("points", size, "fairface", detector="mtcnn")
-        every = london_labels(data)
-        trained = people_for_training(every)
-        by_key = {row["file"]: row for row in every if row["identity"] not in trained}
+    size, root = generator.img_resolution, folder_of(name, data)
+    alignment = Alignment(size=size)
+    if name == "london":
+        alignment = Alignment("points", size, "fairface", detector="mtcnn")
+    by_key = labels_of(name, data)
     photos = [photo for photo in photos_in_folder(root) if photo.key in by_key][:count]
     built = build_inverter(inverter, generator, model, CPU, steps)
     header = make_header(generator, model, built, alignment=alignment)
     path = out / f"{name}-{generator.fingerprint[:8]}-{inverter}{steps}.lmdb"
-    cache = LatentCache.create(path, header)
-    precompute(photos, cache, built, CPU, 32)
+    precompute(photos, LatentCache.create(path, header), built, CPU, 32)
+    return read_faces(name, data, path, generator, [photo.key for photo in photos])
+
+
+def folder_of(name: str, data: Path) -> Path:
+    """Where the photos of ``"fairface"`` or ``"london"`` lie."""
+    return data / ("fairface/val" if name == "fairface" else "london")
+
+
+def labels_of(name: str, data: Path) -> dict[str, dict[str, str]]:
+    """Key -> row of ``labels.csv`` of the photos that are used."""
+    if name == "fairface":
+        return {row["file"].removeprefix("val/"): row for row in fairface_labels(data, "val")}
+    every = london_labels(data)
+    trained = people_for_training(every)
+    return {row["file"]: row for row in every if row["identity"] not in trained}
+
+
+def read_faces(name: str, data: Path, path: Path, generator: Generator, wanted: Sequence[str]) -> Faces:
+    """Photos that have records in a cache, and what the generator makes of them."""
+    cache, root, by_key = LatentCache(path), folder_of(name, data), labels_of(name, data)
     known = set(cache.keys())
-    keys = [photo.key for photo in photos if photo.key in known]
+    keys = [key for key in wanted if key in known]
     found = cache.get_many(keys)
     latents = torch.from_numpy(found.latents.copy()).float()
     code, anchor = (latents[:, 0], latents[:, 1]) if latents.ndim == 4 else (latents, latents)
     item_size = ITEM_SIZE[name]
     items = torch.stack([image for image, _ in Photos(root, keys, item_size)]).float() / 255
-    matrices = chip_to_item(torch.from_numpy(found.geometry.copy()), size, (item_size, item_size))
+    matrices = chip_to_item(torch.from_numpy(found.geometry.copy()), generator.img_resolution, (item_size, item_size))
     labels = [by_key[key] for key in keys]
     return Faces(name, root, keys, labels, path, code, anchor, items, matrices, render(generator, code))
 

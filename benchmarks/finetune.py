@@ -1,7 +1,7 @@
 """Fine-tuning against training from scratch, on the same photos: Frechet distance over images shown.
 
     python benchmarks/finetune.py --data ../shared/data --out DIR [--kimg N] [--tuned-kimg N] [--model NAME|FILE]
-        [--part scratch|tuned] [--json FILE] [--plot FILE] [--quick]
+        [--part scratch|tuned] [--export FILE] [--json FILE] [--plot FILE] [--quick]
 
 From ``faces64`` (close cuts of faces) to ``aaf/ffhq128`` at 64 px: FFHQ's framing, with the whole hair. 400 of its
 3,324 photos are held out. Both runs use what ``ganaug train`` uses, preset ``tiny64``; the fine-tuned one also what
@@ -10,6 +10,7 @@ photos in features of MobileFaceNet. Distances from so few photos are biased upw
 and for the yardstick, 1,500 training photos.
 
 Killed, it continues from the last snapshot. A part that is done is read from DIR, unless ``--model`` has changed.
+``--export`` writes the best fine-tuned networks as a model file, for ``benchmarks/inversion.py``; it may not be shared.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from ganaug.training.gan import GANTrainer
 from ganaug.training.log import TrainingLog
 from ganaug.training.monitor import Monitor
 from ganaug.training.parallel import Processes
+from ganaug.training.run import export
 from ganaug.training.runner import run
 
 CPU = torch.device("cpu")
@@ -107,6 +109,7 @@ def main() -> None:
     parser.add_argument("--tuned-kimg", type=float, help="length of the fine-tuned run (default: a fifth of --kimg)")
     parser.add_argument("--model", default="faces64")
     parser.add_argument("--part", choices=("scratch", "tuned"), help="train this one only")
+    parser.add_argument("--export", type=Path, help="model file for the best fine-tuned networks")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--quick", action="store_true", help="64 images a run, 64 samples")
@@ -134,6 +137,12 @@ def main() -> None:
     for part, (out, config, start) in parts.items():
         wanted = args.part in (None, part)
         curves[part] = curve_of(out, config, start, images, monitor) if wanted else read_curve(out)
+    if args.export and curves["tuned"]:
+        trainer = GANTrainer(short, images, Processes(CPU))
+        trainer.load(parts["tuned"][0] / "best.pt")
+        export(
+            trainer, args.export, data=f"aaf/ffhq128: {len(members)} images", licence="research use only, not shared"
+        )
 
     embedded = judge(to_unit_range(to_images(chips[members[:num_samples]])))
     real = judge(to_unit_range(photos))

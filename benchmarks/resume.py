@@ -62,7 +62,7 @@ def contents(cache: Path) -> dict[str, tuple[Any, ...]]:
             record.latents.tobytes(),
             record.transform.tobytes(),
             record.source_hash,
-            tuple(record.quality.values()),
+            tuple(value for name, value in record.quality.items() if name != "seconds"),
         )
         for record in LatentCache(cache).records()
     }

@@ -16,7 +16,7 @@ from ganaug import LatentCache, load_generator
 from ganaug.demo import draw_faces
 from ganaug.faces.photos import photos_in_folder
 from ganaug.inversion import build_inverter
-from ganaug.precompute import make_header, precompute
+from ganaug.precompute import make_header, open_or_create, precompute
 
 
 def main(folder: Path, cache_path: Path, steps: int = 50) -> LatentCache:
@@ -25,8 +25,9 @@ def main(folder: Path, cache_path: Path, steps: int = 50) -> LatentCache:
     # "hybrid" starts from the encoder's guess and optimises it for some steps.
     inverter = build_inverter("hybrid", generator, "faces64", device, steps)
     # The header records generator, alignment and inverter; a cache made otherwise is refused with both values.
-    cache = LatentCache.create(cache_path, make_header(generator, "faces64", inverter))
-    result = precompute(photos_in_folder(folder), cache, inverter, device, batch_size=16)
+    cache = open_or_create(cache_path, make_header(generator, "faces64", inverter), inverter)
+    # The batch size is halved when memory runs out, and remembered beside the records.
+    result = precompute(photos_in_folder(folder), cache, inverter, device)
     print(f"{result.images} images have latents, {result.failed} failed, median PSNR {result.psnr_median} dB")
     return cache
 

@@ -13,8 +13,10 @@ from ganaug.faces.align import to_unit_range
 from ganaug.faces.geometry import Fit
 from ganaug.faces.masks import Background, foreground_of_logits, landmark_masks
 from ganaug.faces.paste import Paste, aligned_to_item, chip_to_item, paste, paste_aligned, paste_whole
+from ganaug.faces.residual import reframed
 from ganaug.faces.warp import warp
 from ganaug.gatekeeper import Gatekeeper
+from ganaug.generators.deltas import DeltaLayout
 from ganaug.interfaces import Edit, Generator, UserInputError
 from ganaug.latents import split_anchor
 from ganaug.provenance import BatchRecipe, Source
@@ -44,6 +46,9 @@ class BatchAugmenter:
             generator without parts.
         gatekeeper: Gates that variants have to pass, or None for none.
         freed_of: Directions that no variant moves along, on the device; see :mod:`ganaug.preservation`. None for none.
+        delta_layout: Where the numbers of ``latents["delta"]`` belong; None where records change nothing in the
+            generator.
+        residual: How much of a photo's details stays in its variants, see :class:`ganaug.dataset.GANAugmentedDataset`.
 
     Attributes:
         tells: Whether recipes are told of variants without finite pixels where there is no gate, though on a GPU the
@@ -64,6 +69,8 @@ class BatchAugmenter:
         chip_points: Tensor | None = None,
         gatekeeper: Gatekeeper | None = None,
         freed_of: Subspace | None = None,
+        residual: float | None = None,
+        delta_layout: DeltaLayout | None = None,
     ) -> None:
         self.generator = generator
         self.edits = edits
@@ -76,6 +83,8 @@ class BatchAugmenter:
         self.chip_points = chip_points
         self.gatekeeper = gatekeeper
         self.freed_of = freed_of
+        self.residual = 0.0 if residual is None and paste_mode == "paste" else residual
+        self.delta_layout = delta_layout
         self.tells = False
         self.device = generator.w_avg.device
 
@@ -89,6 +98,7 @@ class BatchAugmenter:
             latents: ``"self"`` and each partner edit -> ``(K, L, D)``, or ``(K, 2, L, D)`` with anchors, for the K
                 generated samples, on any device; and ``"geometry"`` ``(K, 8)``, best on the CPU, see
                 :func:`ganaug.faces.paste.chip_to_item`. Without it, chips are the items' largest centred squares.
+                ``"delta"`` ``(K, P)`` where records change the generator.
 
         Returns:
             ``(B, 3, H, W)`` of the same dtype; the very tensor that came in if there is nothing to do.
@@ -202,9 +212,19 @@ class BatchAugmenter:
             return code + self.freed_of.remove(edited - anchor)
         return edited if code is anchor else code + (edited - anchor)
 
-    def render(self, w_plus: Tensor) -> Tensor:
-        """``w_plus (K, L, D)`` -> images ``(K, 3, R, R)`` in [0, 1]."""
-        return torch.cat([to_unit_range(self.generator.synthesis(part)) for part in w_plus.split(self.max_batch)])
+    def render(self, w_plus: Tensor, delta: Tensor | None = None) -> Tensor:
+        """``w_plus (K, L, D)`` and changes ``delta (K, P)`` of the generator -> images ``(K, 3, R, R)`` in [0, 1].
+
+        A variant is drawn with the delta of its own record: what was tuned is the generator near that photo's code.
+        """
+        parts, draw = w_plus.split(self.max_batch), self.generator.synthesis
+        if delta is None or self.delta_layout is None:
+            return torch.cat([to_unit_range(draw(part)) for part in parts])
+        tuned: Callable[..., Tensor] = draw
+        changes = map(self.delta_layout.bind, delta.split(self.max_batch))
+        return torch.cat(
+            [to_unit_range(tuned(part, delta=change)) for part, change in zip(parts, changes, strict=True)]
+        )
 
     def _apply_classical(self, images: Tensor, recipe: BatchRecipe) -> Tensor:
         if isinstance(self.classical, ClassicalAugmentation):
@@ -261,12 +281,15 @@ class _Variants:
         own = latents["self"].to(augmenter.device, non_blocking=True).float()
         self.code = split_anchor(own)[0]
         self.edited = augmenter.edit(recipe, rows, {**latents, "self": own})
+        self.delta = latents["delta"].to(augmenter.device, non_blocking=True) if "delta" in latents else None
         self.scale = recipe.scale[rows]
         self.base: Tensor | None = None
         geometry = latents["geometry"].cpu() if "geometry" in latents else torch.zeros(len(items), 8)
         self.in_items = self.in_served = chip_to_item(geometry, resolution, size, augmenter.fit)
         if augmenter.paste_mode == "aligned":
             self.in_served = aligned_to_item(resolution, size).expand(len(items), -1, -1)
+            if augmenter.residual is not None:
+                self.items = reframed(items, self.in_items, self.in_served)
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """All of them, at the scale of the recipe: ``(K, 3, H, W)`` in [0, 1], and ``(K,)`` whether they are finite."""
@@ -274,17 +297,20 @@ class _Variants:
         if (self.scale != 1.0).any():
             whole = torch.from_numpy(self.scale == 1.0).to(moved.device, non_blocking=True)
             moved = torch.where(whole[:, None, None], moved, _scaled(self.code, moved, self.scale))
-        if self.augmenter.paste_mode != "paste":
-            return self._put(self.items, self.augmenter.render(moved), None, moved, self.in_served)
-        drawn, self.base = self.augmenter.render(torch.cat([moved, self.code])).chunk(2)
+        if self.augmenter.residual is None:
+            return self._put(self.items, self.augmenter.render(moved, self.delta), None, moved, self.in_served)
+        twice = None if self.delta is None else self.delta.repeat(2, 1)
+        drawn, self.base = self.augmenter.render(torch.cat([moved, self.code]), twice).chunk(2)
         return self._put(self.items, drawn, self.base, moved, self.in_served)
 
     def draw_again(self, scale: np.ndarray, rows: np.ndarray, at: Tensor) -> tuple[Tensor, Tensor]:
         """Some of them, at other scales ``(N,)``; ``rows (N,)`` says which, ``at`` the same on the device."""
         items, code, edited = (values.index_select(0, at) for values in (self.items, self.code, self.edited))
         moved = _scaled(code, edited, scale)
-        base = None if self.base is None else self.base.index_select(0, at)
-        return self._put(items, self.augmenter.render(moved), base, moved, self.in_served[torch.from_numpy(rows)])
+        base, delta = (None if one is None else one.index_select(0, at) for one in (self.base, self.delta))
+        return self._put(
+            items, self.augmenter.render(moved, delta), base, moved, self.in_served[torch.from_numpy(rows)]
+        )
 
     def _put(
         self, items: Tensor, drawn: Tensor, base: Tensor | None, w_plus: Tensor, matrices: Tensor
@@ -293,12 +319,12 @@ class _Variants:
         augmenter = self.augmenter
         # Of chips: pasting would keep the photo where a change is not a number. A sum of numbers in [0, 1] is finite.
         finite = drawn.flatten(1).sum(dim=1).isfinite()
-        if augmenter.paste_mode == "aligned":
+        if base is not None and augmenter.residual is not None:
+            result = paste(items, drawn, base, matrices, augmenter.residual, augmenter.paste_mode != "whole")
+        elif augmenter.paste_mode == "aligned":
             result = paste_aligned(drawn, (items.shape[2], items.shape[3]))
-        elif base is None:
-            result = paste_whole(items, drawn, matrices)
         else:
-            result = paste(items, drawn, base, matrices)
+            result = paste_whole(items, drawn, matrices)
         if augmenter.background is not None:
             foreground = augmenter.foreground(augmenter.background, result, w_plus, matrices)
             result = augmenter.background.apply(result, foreground)

@@ -4,12 +4,14 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
+from itertools import islice
 
 import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
 from ganaug import lmdb_pool
+from ganaug.cache_failures import Failure, decode_failure, encode_failure
 from ganaug.cache_format import (
     CRC,
     DAMAGED,
@@ -20,9 +22,7 @@ from ganaug.cache_format import (
     Layout,
     ManyLatents,
     Record,
-    decode_failure,
     decode_header,
-    encode_failure,
     encode_header,
     require_equal,
     storage_key,
@@ -82,10 +82,6 @@ class LatentCache:
             CacheError: If a cache with another header is there (names the field and both values), or something else is,
                 or the place cannot be written to.
         """
-        if header.format_version != FORMAT_VERSION:
-            raise CacheError(
-                f"format version {header.format_version} was asked for: this ganaug writes {FORMAT_VERSION}"
-            )
         cache = cls(path, _map_size=_map_size)
         contents = {_HEADER: {_HEADER_KEY: encode_header(header)}, _RECORDS: {}, _FAILURES: {}}
         lmdb_pool.create(cache.path, contents, _map_size)
@@ -165,8 +161,7 @@ class LatentCache:
             geometry ``(B, 8)``, in the order of ``keys``.
         """
         layout, raw, status = self._read_many(keys)
-        latents, hashes, geometry = layout.split(raw)
-        return ManyLatents(latents, np.frombuffer(status, np.uint8), hashes, geometry)
+        return layout.split(raw, status)
 
     def get_qualities(self, keys: Sequence[str]) -> NDArray[np.float64]:
         """``(B, Q)`` figures of B records, columns as ``quality_names`` of the header; NaN without a sound record."""
@@ -200,9 +195,9 @@ class LatentCache:
         if values:
             self._put(sorted(values.items()))
 
-    def put_failures(self, failures: Mapping[str, str]) -> None:
+    def put_failures(self, failures: Mapping[str, str | Failure]) -> None:
         """Notes for which keys there are no latents, and why, in one transaction."""
-        values = [(storage_key(key), encode_failure(key, reason)) for key, reason in failures.items()]
+        values = [(storage_key(key), encode_failure(key, failure)) for key, failure in failures.items()]
 
         def job(handle: lmdb_pool.Handle, transaction: "lmdb.Transaction[bytes]") -> None:
             for storage, value in sorted(values):
@@ -213,6 +208,10 @@ class LatentCache:
 
     def failures(self) -> dict[str, str]:
         """Key -> reason, sorted by key; a reason that cannot be read any more is told as such."""
+        return {key: failure.reason for key, failure in self.stamped_failures().items()}
+
+    def stamped_failures(self) -> dict[str, Failure]:
+        """The same with what each failure is about, so that nobody tries again in vain."""
         with lmdb_pool.reading(self.path, _NAMES, _FAILURES, self._map_size) as (handle, transaction):
             cursor = transaction.cursor(handle.databases[_FAILURES])
             found = [decode_failure(bytes(storage), bytes(value)) for storage, value in cursor]
@@ -300,40 +299,35 @@ class LatentCache:
         """Rewrites the file without unused pages, with fsync, and replaces the old one atomically."""
         lmdb_pool.compact(self.path, _NAMES, self._map_size)
 
-    def merge(self, other: "LatentCache") -> int:
+    def merge(self, other: "LatentCache", skip_damaged: bool = False) -> int:
         """Copies all records of another cache, for example of another shard; replaces those with equal keys.
 
-        Failures come along for keys that have no record here.
+        Failures come along for keys that have no record here. Killed and called again, it goes on. With
+        ``skip_damaged``, damaged records of the other cache are left out.
 
         Returns:
-            How many records were copied.
+            How many records were written: those that are not here already, bit for bit.
 
         Raises:
-            CacheError: If the headers differ (names the field), or the other cache has damaged records (names them);
-                nothing is copied then.
+            CacheError: If the headers differ (names the field and both values), or the other cache has damaged records
+                that are not to be left out (names the first); nothing is copied then.
         """
         if other.path == self.path:
             raise CacheError(f"cannot merge the cache {self.path} with itself")
         advice = "Only caches of the same generator, alignment and inverter can be merged"
         require_equal(self.header, other.header, f"the cache at {self.path}", f"the cache at {other.path}", advice)
         damaged = other.verify()
-        if damaged:
+        if damaged and not skip_damaged:
             raise CacheError(
                 f"the cache {other.path} has {len(damaged)} damaged record(s), the first is {damaged[0]!r}. Put "
                 "or forget them before merging"
             )
-        count = 0
-        batch: list[tuple[bytes, bytes]] = []
-        for key, layout, value in other._scan():
-            self._require_intact(layout, key, value)
-            batch.append((storage_key(key), value))
-            count += 1
-            if len(batch) == _BATCH:
-                self._put(sorted(batch))
-                batch = []
-        if batch:
-            self._put(sorted(batch))
-        self.put_failures({key: reason for key, reason in other.failures().items() if key not in self})
+        count, left_out = 0, set(damaged)
+        whole = ((storage_key(key), value) for key, _, value in other._scan() if key not in left_out)
+        while batch := dict(islice(whole, _BATCH)):
+            count += self._put(sorted(batch.items()))
+        failures = other.stamped_failures().items() - self.stamped_failures().items()
+        self.put_failures({key: failure for key, failure in failures if key not in self})
         return count
 
     def close(self) -> None:
@@ -360,14 +354,19 @@ class LatentCache:
                 if value is not None:
                     yield key, layout, value
 
-    def _put(self, values: Sequence[tuple[bytes, bytes]]) -> None:
-        def job(handle: lmdb_pool.Handle, transaction: "lmdb.Transaction[bytes]") -> None:
-            records, failures = handle.databases[_RECORDS], handle.databases[_FAILURES]
-            for storage, value in values:
-                transaction.put(storage, value, db=records)
-                transaction.delete(storage, db=failures)
+    def _put(self, values: Sequence[tuple[bytes, bytes]]) -> int:
+        """Writes raw records, clears their failures; returns how many were not there already, bit for bit."""
 
-        lmdb_pool.write(self.path, _NAMES, job, self._map_size)
+        def job(handle: lmdb_pool.Handle, transaction: "lmdb.Transaction[bytes]") -> int:
+            records, failures = handle.databases[_RECORDS], handle.databases[_FAILURES]
+            others = [(storage, value) for storage, value in values if transaction.get(storage, db=records) != value]
+            for storage, value in others:
+                transaction.put(storage, value, db=records)
+            for storage, _ in values:
+                transaction.delete(storage, db=failures)
+            return len(others)
+
+        return lmdb_pool.write(self.path, _NAMES, job, self._map_size)
 
     def _require_intact(self, layout: Layout, key: str, value: bytes) -> None:
         if not layout.is_sound(key, storage_key(key), value):

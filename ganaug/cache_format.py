@@ -5,10 +5,11 @@ A cache is an LMDB directory with three databases: the header (what made the lat
 nothing in it is ever executed.
 
     crc32 (4) | key length (4) | transform (6 float32) | width and height of the photo (2 float32)
-    | sha256 of the source (32) | quality (n float64) | key | latents
+    | sha256 of the source (32) | quality (n float64) | key | latents | delta
 
 The checksum covers the sample's key and everything after the checksum, so a record under a wrong name is found too.
 ``key`` is empty unless the sample's key does not fit LMDB's limit; such a record is stored under the key's hash.
+``delta`` is empty unless the header says what it is; it has the dtype of the latents.
 """
 
 import json
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 from ganaug.interfaces import CacheError, LatentSpec
 
 FORMAT_VERSION = 2  # 2: records hold the photo's size
+DELTA_VERSION = 3  # 3: and what each image changes in the generator; where it changes nothing, version 2 is written
 
 FOUND, MISSING, DAMAGED = 0, 1, 2  # ManyLatents.status
 
@@ -34,8 +36,8 @@ CRC = struct.Struct("<I")
 # Bytes of a record after crc32 and key length.
 GEOMETRY = slice(8, 40)  # transform and photo size, 8 float32
 HASH = slice(40, 72)
-_FAILURE = struct.Struct("<II")  # crc32, key length; then key and reason
 _MAX_KEY_BYTES = 500  # LMDB's limit is 511
+_MANY_SETTINGS = 200  # characters, in a message
 _DTYPES: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
 _LARGEST = {"float16": 65504.0, "float32": float(np.finfo(np.float32).max)}
 # Where all bits of the exponent are set, the number is infinite or NaN.
@@ -58,10 +60,11 @@ class CacheHeader:
         dtype: ``"float16"`` or ``"float32"``, of the stored latents.
         anchored: Whether a record holds two codes, ``(2, L, D)``: the latents, and the anchor that edits move (see
             :class:`ganaug.interfaces.Inversion`). Else ``(L, D)``.
-        format_version: Version of the file's layout.
+        delta: Layout of what each record changes in the generator, JSON-able, with its numbers P under ``"size"`` (see
+            :attr:`ganaug.interfaces.Inverter.delta`). None: nothing.
 
     Raises:
-        CacheError: For another ``dtype``, or settings that JSON cannot hold.
+        CacheError: For another ``dtype``, settings that JSON cannot hold, or a layout without a size.
     """
 
     generator: str
@@ -72,17 +75,24 @@ class CacheHeader:
     quality_names: tuple[str, ...] = ("mse", "psnr", "ssim")
     dtype: str = "float16"
     anchored: bool = False
-    format_version: int = FORMAT_VERSION
+    delta: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in _DTYPES:
             raise CacheError(f"latents cannot be stored as {self.dtype!r}: expected one of {', '.join(_DTYPES)}")
         if len(set(self.quality_names)) != len(self.quality_names):
             raise CacheError(f"quality names must differ from each other, got {self.quality_names}")
+        if self.delta is not None and not (isinstance(size := self.delta.get("size"), int) and size > 0):
+            raise CacheError(f"the layout of deltas must give their size, a whole number from 1 up, got {self.delta!r}")
         try:
-            json.dumps([self.alignment, self.inverter])
+            json.dumps([self.alignment, self.inverter, self.delta])
         except (TypeError, ValueError) as error:
             raise CacheError(f"alignment and inverter settings must be JSON-able: {error}") from error
+
+    @property
+    def format_version(self) -> int:
+        """Version of the file's layout: the oldest that can hold these records."""
+        return FORMAT_VERSION if self.delta is None else DELTA_VERSION
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers only, so that it can be stored as JSON."""
@@ -96,6 +106,7 @@ class CacheHeader:
             "quality_names": list(self.quality_names),
             "dtype": self.dtype,
             "anchored": self.anchored,
+            **({} if self.delta is None else {"delta": self.delta}),
         }
 
     @classmethod
@@ -106,9 +117,10 @@ class CacheHeader:
             CacheError: For another format version, or if a field is missing.
         """
         version = values.get("format_version")
-        if version != FORMAT_VERSION:
+        if version not in (FORMAT_VERSION, DELTA_VERSION):
             raise CacheError(
-                f"the cache has format version {version!r}, but this ganaug reads version {FORMAT_VERSION}. "
+                f"the cache has format version {version!r}, but this ganaug reads versions {FORMAT_VERSION} and "
+                f"{DELTA_VERSION}. "
                 "Run `ganaug precompute` into a new folder, or use the ganaug that wrote it"
             )
         try:
@@ -121,6 +133,7 @@ class CacheHeader:
                 quality_names=tuple(values["quality_names"]),
                 dtype=str(values["dtype"]),
                 anchored=bool(values["anchored"]),
+                delta=dict(values["delta"]) if version == DELTA_VERSION else None,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CacheError(f"the cache's header lacks a field or has one of the wrong kind: {error!r}") from error
@@ -138,6 +151,8 @@ class Record:
         transform: ``(2, 3)`` float32, photo pixel coordinates to chip pixel coordinates.
         source_hash: sha256 (64 hex digits) of the source file, to notice that an image was changed.
         photo_size: ``(width, height)`` of the upright photo in pixels; ``(0, 0)`` if unknown.
+        delta: ``(P,)``, what the image changes in the generator, in the layout that the header describes, of the dtype
+            of the latents when read; None where the header has none.
     """
 
     key: str
@@ -146,6 +161,7 @@ class Record:
     transform: NDArray[np.float32]
     source_hash: str
     photo_size: tuple[int, int] = (0, 0)
+    delta: NDArray[Any] | None = None
 
 
 class ManyLatents(NamedTuple):
@@ -159,12 +175,15 @@ class ManyLatents(NamedTuple):
         source_hashes: ``(B, 32)`` uint8, sha256 of the source files; zero where ``status`` is not ``FOUND``.
         geometry: ``(B, 8)`` float32: transform, row after row, then width and height of the photo; zero where
             ``status`` is not ``FOUND``.
+        delta: ``(B, P)`` of the stored dtype, what the images change in the generator; zero, which changes nothing,
+            where ``status`` is not ``FOUND``. None where the header has none. Not contiguous either.
     """
 
     latents: NDArray[Any]
     status: NDArray[np.uint8]
     source_hashes: NDArray[np.uint8]
     geometry: NDArray[np.float32]
+    delta: NDArray[Any] | None = None
 
     @property
     def transforms(self) -> NDArray[np.float32]:
@@ -193,8 +212,13 @@ class Layout:
 
     @cached_property
     def latent_bytes(self) -> int:
-        """Bytes of one record's latents."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        """Bytes of one record's latents and delta."""
+        return (math.prod(self.shape) + self.delta_size) * self.dtype.itemsize
+
+    @property
+    def delta_size(self) -> int:
+        """Numbers in one record's delta."""
+        return 0 if self.header.delta is None else int(self.header.delta["size"])
 
     @cached_property
     def record_bytes(self) -> int:
@@ -209,7 +233,7 @@ class Layout:
         return cls(header, prefix, dtype)
 
     def is_sound(self, key: str, storage: bytes, value: Bytes) -> bool:
-        """Right length, right key, right checksum, and the latents are finite."""
+        """Right length, right key, right checksum, and latents and delta are finite."""
         length = len(key_inside(key, storage))
         if len(value) != self.prefix.size + length + self.latent_bytes:
             return False
@@ -220,12 +244,11 @@ class Layout:
         bits = np.frombuffer(value, kind, offset=len(value) - self.latent_bytes)
         return int((bits & all_but_sign).max(initial=0)) < exponent  # three times faster than np.isfinite
 
-    def split(self, raw: bytearray) -> tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float32]]:
-        """B records without keys inside, one after the other -> latents ``(B, L, D)``, source hashes ``(B, 32)`` and
-        geometry ``(B, 8)``.
+    def split(self, raw: bytearray, status: bytearray) -> ManyLatents:
+        """B records without keys inside, one after the other, and their status.
 
-        They are views into ``raw``. The prefix's length is a multiple of 8, so the numbers are aligned and the strides
-        multiples of their size, as ``torch.from_numpy`` asks for. Only an odd number of float16 latents needs a copy.
+        The arrays are views into ``raw``. The prefix's length is a multiple of 8, so the numbers are aligned and the
+        strides multiples of their size, as ``torch.from_numpy`` asks for. Only an odd count of float16 needs a copy.
         """
         size, start = self.record_bytes // self.dtype.itemsize, self.prefix.size // self.dtype.itemsize
         rows = np.frombuffer(raw, self.dtype).reshape(-1, size)
@@ -233,7 +256,10 @@ class Layout:
         geometry: NDArray[np.float32] = entries[:, GEOMETRY].view("<f4")
         if self.record_bytes % 4:
             geometry = geometry.copy()
-        return rows[:, start:].reshape(len(rows), *self.shape), entries[:, HASH], geometry
+        end = size - self.delta_size
+        latents = rows[:, start:end].reshape(len(rows), *self.shape)
+        delta = None if self.header.delta is None else rows[:, end:]
+        return ManyLatents(latents, np.frombuffer(status, np.uint8), entries[:, HASH], geometry, delta)
 
     def qualities(self, raw: bytearray) -> NDArray[np.float64]:
         """The same records -> ``(B, Q)``, columns as the header's ``quality_names``."""
@@ -244,7 +270,8 @@ class Layout:
         """The record that :meth:`encode` made ``value`` of; ``value`` must be sound."""
         _, _, *transform, width, height, source_hash = self.prefix.unpack_from(value)[:11]
         quality = self.prefix.unpack_from(value)[11:]
-        latents = np.frombuffer(value, self.dtype, offset=len(value) - self.latent_bytes)
+        numbers = np.frombuffer(value, self.dtype, offset=len(value) - self.latent_bytes)
+        latents, delta = np.split(numbers, [math.prod(self.shape)])
         return Record(
             key=key,
             latents=latents.reshape(self.shape).copy(),
@@ -252,6 +279,7 @@ class Layout:
             transform=np.array(transform, dtype=np.float32).reshape(2, 3),
             source_hash=source_hash.hex(),
             photo_size=(int(width), int(height)),
+            delta=None if self.header.delta is None else delta.copy(),
         )
 
     def encode(self, record: Record, path: str) -> bytes:
@@ -261,19 +289,10 @@ class Layout:
             CacheError: If a field has the wrong shape, or numbers that are not finite or too large (names the key).
         """
         header, where = self.header, f"record {record.key!r} for the cache {path}"
-        latents = np.asarray(record.latents)
-        if latents.shape != self.shape:
-            raise CacheError(f"{where}: latents have shape {latents.shape}, expected {self.shape}")
-        if latents.dtype.kind not in "fiu":
-            raise CacheError(f"{where}: latents have dtype {latents.dtype}, expected real numbers")
-        if not np.isfinite(latents).all():
-            raise CacheError(f"{where}: latents are not finite. Note it with put_failures instead")
-        largest, limit = float(np.abs(latents.astype(np.float64)).max(initial=0.0)), _LARGEST[header.dtype]
-        if largest > limit:
-            raise CacheError(
-                f"{where}: a latent of magnitude {largest:g} does not fit {header.dtype} (at most {limit:g}). "
-                "The inversion has diverged; or use a cache with dtype float32"
-            )
+        latents = self._storable(np.asarray(record.latents), "latents", self.shape, where)
+        if (record.delta is None) != (header.delta is None):
+            raise CacheError(f"{where}: it {'lacks a' if record.delta is None else 'has a'} delta, unlike the cache")
+        delta = b"" if record.delta is None else self._storable(record.delta, "delta", (self.delta_size,), where)
         transform = np.asarray(record.transform, dtype=np.float32)
         if transform.shape != (2, 3) or not np.isfinite(transform).all():
             raise CacheError(f"{where}: the transform must be a finite (2, 3) matrix, got {record.transform!r}")
@@ -293,8 +312,25 @@ class Layout:
         quality = [float(record.quality[name]) for name in header.quality_names]
         geometry = (*transform.reshape(-1).tolist(), width, height)
         prefix = self.prefix.pack(0, len(inside), *geometry, source_hash, *quality)
-        rest = prefix[CRC.size :] + inside + latents.astype(self.dtype).tobytes()
+        rest = prefix[CRC.size :] + inside + latents + delta
         return CRC.pack(checksum(record.key, rest)) + rest
+
+    def _storable(self, values: NDArray[Any], name: str, shape: tuple[int, ...], where: str) -> bytes:
+        """The bytes of latents or a delta, after a look at them."""
+        if values.shape != shape:
+            raise CacheError(f"{where}: {name} of shape {values.shape}, expected {shape}")
+        if values.dtype.kind not in "fiu":
+            raise CacheError(f"{where}: {name} of dtype {values.dtype}, expected real numbers")
+        if not np.isfinite(values).all():
+            raise CacheError(f"{where}: {name} are not finite. Note it with put_failures instead")
+        dtype = self.header.dtype
+        largest, limit = float(np.abs(values.astype(np.float64)).max(initial=0.0)), _LARGEST[dtype]
+        if largest > limit:
+            raise CacheError(
+                f"{where}: {name} with a number of magnitude {largest:g} do not fit {dtype} (at most {limit:g}). "
+                "The inversion has diverged; or use a cache with dtype float32"
+            )
+        return values.astype(self.dtype).tobytes()
 
 
 def encode_header(header: CacheHeader) -> bytes:
@@ -315,23 +351,6 @@ def decode_header(value: Bytes | None, path: str) -> CacheHeader:
     if CRC.unpack_from(value)[0] != zlib.crc32(text):
         raise CacheError(f"the header of the cache {path} is damaged. Restore a copy or rebuild it")
     return CacheHeader.from_dict(json.loads(text))
-
-
-def encode_failure(key: str, reason: str) -> bytes:
-    """The bytes of a note that a sample has no latents."""
-    inside = key_inside(key, storage_key(key))
-    rest = CRC.pack(len(inside)) + inside + reason.encode(errors="surrogatepass")
-    return CRC.pack(checksum(key, rest)) + rest
-
-
-def decode_failure(storage: bytes, value: bytes) -> tuple[str, str] | None:
-    """Key and reason; a reason that cannot be read any more is told as such. None if the key is unreadable."""
-    key = true_key(storage, lambda: value, _FAILURE.size)
-    if key is None:
-        return None
-    if len(value) < _FAILURE.size or CRC.unpack_from(value)[0] != checksum(key, value[CRC.size :]):
-        return key, "(damaged entry)"
-    return key, value[_FAILURE.size + _FAILURE.unpack_from(value)[1] :].decode(errors="surrogatepass")
 
 
 def storage_key(key: str) -> bytes:
@@ -365,14 +384,22 @@ def checksum(key: str, rest: Bytes) -> int:
 
 
 def require_equal(mine: CacheHeader, other: CacheHeader, mine_name: str, other_name: str, advice: str) -> None:
-    """All fields but ``generator``; through JSON, so that a tuple in the settings equals the list it is stored as.
+    """All fields but ``generator``, and the version that follows from them; through JSON, so that a tuple in the
+    settings equals the list it is stored as.
 
     Raises:
         CacheError: If a field differs; names it and both values.
     """
     first, second = (json.loads(json.dumps(header.to_dict())) for header in (mine, other))
-    for name in first:
-        if name != "generator" and first[name] != second[name]:
-            raise CacheError(
-                f"{name} differs: {mine_name} has {first[name]!r}, {other_name} has {second[name]!r}. {advice}"
-            )
+    for name in {**first, **second}:
+        if name not in ("generator", "format_version") and first.get(name) != second.get(name):
+            one, two = _apart(first.get(name), second.get(name))
+            raise CacheError(f"{name} differs: {mine_name} has {one!r}, {other_name} has {two!r}. {advice}")
+
+
+def _apart(one: Any, two: Any) -> tuple[Any, Any]:
+    """Two values for a message: of many settings, those that differ."""
+    if not (isinstance(one, dict) and isinstance(two, dict)) or len(repr(one)) + len(repr(two)) <= _MANY_SETTINGS:
+        return one, two
+    same = {name for name in one if name in two and one[name] == two[name]}
+    return {name: one[name] for name in one if name not in same}, {name: two[name] for name in two if name not in same}

@@ -1,20 +1,23 @@
 """The faces of a cache as datasets: their photos, cut square, or what the generator makes of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ganaug.cache import LatentCache
+from ganaug.cache import LatentCache, Record
 from ganaug.faces.align import Alignment, align, to_unit_range
 from ganaug.faces.chips import face_key
 from ganaug.faces.face_dataset import natural
 from ganaug.faces.photos import Photo
 from ganaug.faces.sources import Item
 from ganaug.generators import load_generator
-from ganaug.interfaces import CacheError, UserInputError
+from ganaug.generators.deltas import DeltaLayout
+from ganaug.interfaces import CacheError, Generator, UserInputError
 from ganaug.latents import split_anchor
 
 MIN_PHOTO_SIZE = 128  # pixels
@@ -97,6 +100,33 @@ def _classes(photos: Sequence[Photo], label: str | None) -> tuple[list[str], lis
     return classes, [number[value] for value in values]
 
 
+@torch.no_grad()
+def draw_records(records: Sequence[Record], generator: Generator, delta: Mapping[str, Any] | None = None) -> Tensor:
+    """What a generator draws of records.
+
+    Args:
+        records: B of them, of one cache.
+        generator: That of the cache.
+        delta: ``delta`` of the cache's header.
+
+    Returns:
+        ``(B, 3, R, R)``, nominally in [-1, 1], on the generator's device.
+
+    Raises:
+        UserInputError: If the generator cannot draw with deltas.
+    """
+    device = generator.w_avg.device
+    code = split_anchor(torch.from_numpy(np.stack([record.latents for record in records])).float())[0].to(device)
+    numbers = [record.delta for record in records if record.delta is not None]
+    if delta is None:
+        if numbers:
+            raise ValueError("the records have deltas: give the layout that their header describes")
+        return generator.synthesis(code)
+    change = DeltaLayout.of(delta, generator).bind(torch.from_numpy(np.stack(numbers)).to(device))
+    draw: Callable[..., Tensor] = generator.synthesis
+    return draw(code, delta=change)
+
+
 class InversionDataset(Dataset[tuple[Tensor, int]]):
     """The faces of a cache, drawn by its generator: for a look without the photos.
 
@@ -107,12 +137,12 @@ class InversionDataset(Dataset[tuple[Tensor, int]]):
         self.cache = LatentCache(cache)
         self.files = self.cache.keys()
         self.generator = load_generator(self.cache.header.generator)
+        self.delta = self.cache.header.delta
 
     def __len__(self) -> int:
         return len(self.files)
 
     @torch.no_grad()
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        latents = torch.from_numpy(self.cache.get(self.files[index]).latents).float()
-        image = to_unit_range(self.generator.synthesis(split_anchor(latents[None])[0]))[0]
+        image = to_unit_range(draw_records([self.cache.get(self.files[index])], self.generator, self.delta))[0]
         return (image * 255).round().to(torch.uint8), 0

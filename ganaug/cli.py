@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ganaug import __version__, cli_directions, commands
+from ganaug import __version__, cli_directions, cli_inspect, cli_precompute, cli_tuning, commands
 from ganaug.errors import GanaugError, UserInputError
 
 EXIT_DAMAGED = 1
@@ -66,35 +66,14 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--device", default="cpu", help="default: %(default)s")
     demo.add_argument("--seed", type=int, default=0)
 
-    pre = command("precompute", commands.precompute, "Invert faces into a cache. Killed and run again, it continues.")
-    pre.add_argument("source", metavar="SRC", help="folder of images, or package.module:function returning a dataset")
-    pre.add_argument("--cache", metavar="DIR", required=True)
-    pre.add_argument("--generator", metavar="NAME|FILE", default="faces64", help="default: %(default)s")
-    pre.add_argument(
-        "--inverter", metavar="NAME", help="optimization, encoder or hybrid (default, if there is an encoder)"
-    )
-    pre.add_argument("--steps", metavar="N", type=_positive, default=100, help="default: %(default)s")
-    pre.add_argument("--batch-size", metavar="N", type=_positive, default=32, help="default: %(default)s")
-    pre.add_argument("--device", default="cpu", help="default: %(default)s")
-    pre.add_argument("--limit", metavar="N", type=_positive, help="only the first N images")
-    pre.add_argument(
-        "--align",
-        choices=("center", "points"),
-        default="center",
-        help="largest centred square, for chips of the generator's kind (default); or by eyes, nose and mouth",
-    )
-    pre.add_argument("--template", metavar="NAME", help="where these lie in the generator's chip (default: it says so)")
-    pre.add_argument("--detector", metavar="NAME", help="who finds them where unknown: mtcnn (default) or none")
-    pre.add_argument("--which-face", metavar="WHICH", help="of several: largest (default), central or all")
-    pre.add_argument(
-        "--chips", metavar="NAME", help="template the photos are aligned to already: auto (default: by size), none, ..."
-    )
-    pre.add_argument("--seed", type=int, default=0, help="for inverters that draw; those so far draw nothing")
-
     layout = "layout of SRC: fairface, celeba, ffhq, csv, lmdb, hf, ... (default: a folder of images)"
-    pre.add_argument("--dataset", metavar="NAME", help=layout)
-    pre.add_argument("--split", metavar="NAME", help="split of --dataset (default: all)")
-    pre.add_argument("--only", metavar="LIST", type=Path, help="only photos that this list of `ganaug curate` keeps")
+    summary = "Invert faces into a cache. Killed and run again, it continues."
+    pre = command("precompute", cli_precompute.precompute, summary)
+    cli_precompute.add_precompute(pre, _positive, layout)
+    cli_precompute.add_merge(command("merge", cli_precompute.merge, "The caches of several shards into one."))
+
+    summary = "A generator tuned to the photos of a cache, and the cache for it; personal data."
+    cli_tuning.add_arguments(command("tune", cli_tuning.tune, summary), _positive, layout)
 
     curate = command("curate", commands.curate, "Which photos are fit to be used: measured, listed, with a report.")
     curate.add_argument("source", metavar="SRC", help="folder, package.module:function, or where --dataset lies")
@@ -107,10 +86,8 @@ def build_parser() -> argparse.ArgumentParser:
         curate.add_argument(flag, metavar="X", type=_limit, default=argparse.SUPPRESS, help=described)
     curate.add_argument("--threads", metavar="N", type=_positive, default=1, help="default: %(default)s")
 
-    inspect = command("inspect", commands.inspect, "What a latent cache or a model file holds, and if it is whole.")
-    inspect.add_argument(
-        "path", metavar="DIR|FILE", help="a cache; or a model: bundled or fetched name, or any checkpoint"
-    )
+    summary = "What a latent cache or a model file holds, how good it is, and if it is whole."
+    cli_inspect.add_arguments(command("inspect", cli_inspect.inspect, summary))
 
     convert = command(
         "convert", commands.convert, "A checkpoint of the field into a safetensors file; none of its code is run."
@@ -161,6 +138,10 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--embedder", metavar="NAME|FILE", help="gate (default: identity64 if identity is preserved)")
     export.add_argument("--size", metavar="S", type=_positive, help="side in pixels (default: 128 or the generator's)")
     export.add_argument("--paste", choices=("paste", "aligned", "whole"), default="paste", help="default: %(default)s")
+    kept = "photo plus change, with this share, 0 to 1, of its own details where the edit puts others"
+    export.add_argument("--residual", metavar="X", type=float, help=kept)
+    least = "leave out photos whose inversion is below: PSNR in dB, or psnr=20,identity=0.8"
+    export.add_argument("--min-quality", metavar="X|NAME=X,...", help=least)
     export.add_argument("--classical", action="store_true", help="classical augmentation too, as while training")
     export.add_argument("--batch-size", metavar="N", type=_positive, default=32, help="default: %(default)s")
     export.add_argument("--num-workers", metavar="N", type=int, default=0, help="default: %(default)s")
@@ -256,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"ganaug {args.command}: the device is out of memory; use a smaller --batch-size", file=sys.stderr)
         return EXIT_USER_ERROR
-    return EXIT_DAMAGED if figures.get("damaged") else 0
+    return EXIT_DAMAGED if figures.get("damaged") or figures.get("differing") else 0
 
 
 def _show(figures: dict[str, Any]) -> None:

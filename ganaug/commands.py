@@ -5,16 +5,13 @@ The heavy imports happen inside the commands, so that ``--help`` and mistakes an
 
 import argparse
 import json
-import sys
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ganaug.errors import CheckpointError, ImageError, UserInputError
+from ganaug.errors import UserInputError
 
 if TYPE_CHECKING:
-    from ganaug.faces.align import Alignment
     from ganaug.training.config import TrainConfig
     from ganaug.training.embedder_config import EmbedderConfig
     from ganaug.training.encoder_config import EncoderConfig
@@ -29,69 +26,6 @@ def demo(args: argparse.Namespace) -> dict[str, Any]:
     return run_demo(
         args.images, args.out, num_faces=args.limit, steps=args.steps, ratio=args.ratio, device=device, seed=args.seed
     )
-
-
-def precompute(args: argparse.Namespace) -> dict[str, Any]:
-    """Photos into a latent cache."""
-    from ganaug.cache import LatentCache
-    from ganaug.checkpoints import open_model
-    from ganaug.faces.photos import photos_from
-    from ganaug.generators import load_generator, load_prior
-    from ganaug.interfaces import resolve_device
-    from ganaug.inversion import build_inverter, default_inverter
-    from ganaug.precompute import MAX_TYPICAL_DISTANCE, make_header, median_distance, precompute
-
-    device = resolve_device(args.device)
-    model = open_model(args.generator)
-    alignment = _alignment(args, model.description)
-    photos = photos_from(args.source, args.dataset, args.split, args.only)[: args.limit]
-    generator = load_generator(model, device)
-    inverter = build_inverter(args.inverter or default_inverter(model), generator, model, device, args.steps)
-    alignment = replace(alignment, size=generator.img_resolution)
-    header = make_header(generator, args.generator, inverter, alignment=alignment)
-    cache = LatentCache.create(args.cache, header)
-    result = precompute(photos, cache, inverter, device, args.batch_size)
-    if not result.images:
-        raise ImageError(f"none of the {len(photos)} images of {args.source} could be used; the reasons are above")
-    try:
-        distance = median_distance(cache, load_prior(model))
-    except CheckpointError:  # a model without a prior: nothing to compare with
-        distance = None
-    advice = "use --align points (and another --cache)" if alignment.mode == "center" else "use another generator"
-    if distance is not None and distance > MAX_TYPICAL_DISTANCE:
-        print(
-            f"warning: these photos are not like those {args.generator} was trained on (distance {distance}, typical "
-            f"1.0, limit {MAX_TYPICAL_DISTANCE}), and their variants will not look like faces; {advice}, and look at "
-            "`ganaug preview`",
-            file=sys.stderr,
-        )
-    return {**result.to_dict(), "distance_median": distance}
-
-
-def _alignment(args: argparse.Namespace, description: Mapping[str, Any]) -> "Alignment":
-    """The alignment that the flags ask for; the size is the generator's, which is not known yet."""
-    from ganaug.faces.align import Alignment
-    from ganaug.faces.detect import DETECTORS
-    from ganaug.faces.templates import TEMPLATES, template_of
-
-    names = ("template", "detector", "which_face", "chips")
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    if args.align == "center":
-        if given:
-            flag = "--" + next(iter(given)).replace("_", "-")
-            raise UserInputError(f"{flag} is for --align points; give that too, or leave {flag} out")
-        return Alignment()
-    values = {name: None if value == "none" else value for name, value in given.items()}
-    detector = values.setdefault("detector", "mtcnn")
-    if detector is not None and detector not in DETECTORS:
-        raise UserInputError(f"unknown detector {detector!r}: expected one of {', '.join(DETECTORS)} or none")
-    template = values.setdefault("template", template_of(description))
-    if template is None:
-        raise UserInputError(
-            f"generator {args.generator} does not say how the faces that it was trained on were cut: give --template, "
-            f"one of {', '.join(sorted(TEMPLATES))}, or use --align center"
-        )
-    return Alignment.from_dict({"mode": "points", **values})
 
 
 def curate(args: argparse.Namespace) -> dict[str, Any]:
@@ -111,36 +45,6 @@ def curate(args: argparse.Namespace) -> dict[str, Any]:
     figures = report(found) if args.report is None else write_report(found, args.report)
     shown = ("photos", "kept", "reasons", "duplicates_that_differ_in", "seconds", "images_per_second")
     return {**{name: figures[name] for name in shown}, "out": str(args.out)}
-
-
-def inspect(args: argparse.Namespace) -> dict[str, Any]:
-    """What a cache or a model file holds."""
-    from ganaug.cache import LatentCache
-    from ganaug.checkpoints import BUNDLED, open_model
-    from ganaug.known_weights import KNOWN_WEIGHTS
-    from ganaug.precompute import quality_summary
-
-    if Path(args.path).is_file() or args.path in BUNDLED or args.path in KNOWN_WEIGHTS:
-        from ganaug.convert import describe
-        from ganaug.generators import build_generator
-
-        model = open_model(args.path)
-        return describe(model, build_generator(model))
-    cache = LatentCache(args.path)
-    header, damaged = cache.header, cache.verify()
-    return {
-        "records": len(cache),
-        "failures": len(cache.failures()),
-        "damaged": len(damaged),
-        "latent_shape": list(header.latent_spec.shape),
-        "dtype": header.dtype,
-        "generator": header.generator,
-        "fingerprint": header.fingerprint,
-        "inverter": dict(header.inverter),
-        "alignment": dict(header.alignment),
-        "quality": quality_summary(cache),
-        "digest": None if damaged else cache.digest(),
-    }
 
 
 def convert(args: argparse.Namespace) -> dict[str, Any]:
@@ -215,6 +119,7 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
     """Variants as files."""
     from ganaug.cached_faces import PhotoDataset
     from ganaug.classical import ClassicalAugmentation
+    from ganaug.cli_inspect import min_quality_of
     from ganaug.dataset import GANAugmentedDataset
     from ganaug.embedders import load_embedder
     from ganaug.export import export_variants
@@ -233,6 +138,8 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
         preserve=_names(args.preserve) or (),
         seed=args.seed,
         paste=args.paste,
+        residual=args.residual,
+        min_quality=min_quality_of(args.min_quality),
         **({} if args.directions is None else {"directions": args.directions}),
         gate="auto" if args.embedder is None else IdentityGate(load_embedder(args.embedder)),
     )

@@ -62,6 +62,7 @@ def describe(model: checkpoints.Model, generator: Network) -> dict[str, Any]:
     spec = generator.latent_spec
     counted = {name: sum(t.numel() for t in model.part(name).values()) for name in model.parts - {"generator"}}
     source = model.description.get("source") or {}
+    tuned = generator.tuned_from != ()
     return {
         "family": model.description["family"],
         "layout": model.description.get("layout", "ganaug"),
@@ -73,6 +74,7 @@ def describe(model: checkpoints.Model, generator: Network) -> dict[str, Any]:
         **{f"{name} size": count for name, count in sorted(counted.items())},
         "mean latent": _mean(generator),
         "licence": model.description.get("licence") or _licence_in_table(model),
+        **({"tuned from": generator.tuned_from[0], "privacy": model.description.get("privacy")} if tuned else {}),
         "source": source.get("file"),
         "source sha256": source.get("sha256"),
         "fingerprint": generator.fingerprint,

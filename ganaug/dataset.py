@@ -25,13 +25,16 @@ from ganaug.faces.geometry import FITS, Fit
 from ganaug.faces.masks import Background, make_background
 from ganaug.faces.normalization import Normalize, resolve_normalization
 from ganaug.faces.paste import PASTES, Paste
+from ganaug.faces.residual import check_residual
 from ganaug.faces.sources import Item, label_name, label_values, list_items, list_labels
 from ganaug.faces.templates import TEMPLATES, template_of
 from ganaug.faces.transforms import warn_of_random_steps
 from ganaug.gate import Gate, choose_gates, watched_by
 from ganaug.generators import load_generator
+from ganaug.generators.deltas import DeltaLayout
 from ganaug.interfaces import CacheError, CheckpointError, Edit, Generator, UserInputError
 from ganaug.latent_reader import LatentReader
+from ganaug.min_quality import MinQuality, resolve_min_quality
 from ganaug.partners import PartnerPool
 from ganaug.policy import AugmentationPolicy
 from ganaug.preservation import Preservation, choose_edits, fitted_labels, readable_attributes
@@ -103,6 +106,18 @@ class GANAugmentedDataset(Dataset[Any]):
             function ``(labels (B,), BatchRecipe) -> labels``, called after augmentation. None: labels stay.
         label_key: Key or position of the labels in a batch, where relabel does not find them by itself.
         directions: More edits whose names may be used: a file of ``ganaug directions``, or Edit objects.
+        residual: With a number, every ``paste`` serves the photo plus what the edit changed, in its own framing. The
+            number is the share of the photo's own details that stays where the edit puts others, from 0, what
+            ``"paste"`` does by default, to 1: ``photo + mask * (G(edit(w)) - G(w))``, which keeps jewellery, glasses,
+            single hairs and backgrounds that the generator cannot draw. Shapes that move (pose, another mouth) then
+            leave the outlines of the old ones behind; see :mod:`ganaug.faces.residual`. Draws twice as many faces, as
+            ``"paste"`` does. None: ``"aligned"`` and ``"whole"`` serve the generator's own picture.
+        min_quality: Least PSNR, in dB, of the inversions that are used, or figure of the records -> the worst that
+            passes: ``{"psnr": 20.0, "identity": 0.8}``; of ``mse`` and ``perceptual`` less is better. Samples that do
+            not meet it are served as they are, nobody's partner, and counted (``counts["low_quality"]``) where a
+            variant was drawn: the share of generated samples falls below ``ratio`` by theirs, and the draws of the
+            others stay, but for partners that do not meet it. A policy with ``mode="exact"`` takes others of the batch
+            instead. None uses every record.
 
     Raises:
         UserInputError: For arguments out of range, and for edits that touch what ``preserve`` protects.
@@ -142,6 +157,8 @@ class GANAugmentedDataset(Dataset[Any]):
         relabel: Relabel = None,
         label_key: str | int | None = None,
         directions: Directions | None = None,
+        min_quality: MinQuality = None,
+        residual: float | None = None,
     ) -> None:
         self.dataset = dataset
         self.cache = cache if isinstance(cache, LatentCache) else LatentCache(cache)
@@ -150,6 +167,8 @@ class GANAugmentedDataset(Dataset[Any]):
         self.reader = LatentReader(self.cache, [item.key for item in self.items])
         self.generator = generator if generator is not None else load_generator(self.header.generator)
         self.cache.check_generator(self.generator.fingerprint, self.generator.latent_spec)
+        described = self.header.delta
+        self.delta_layout = None if described is None else DeltaLayout.of(described, self.generator)
         given = policy if policy is not None else AugmentationPolicy(ratio, (), preserve, seed=seed)
         named = label_name(dataset) if "label" in given.preserve and relabel is None else None
         self.gates = choose_gates(gate, [*given.preserve, *([] if named is None else [named])])
@@ -170,7 +189,7 @@ class GANAugmentedDataset(Dataset[Any]):
             raise UserInputError(f"unknown paste {paste!r}: expected one of {', '.join(PASTES)}")
         if fit not in FITS:
             raise UserInputError(f"unknown fit {fit!r}: expected one of {', '.join(FITS)}")
-        self.paste, self.fit = paste, fit
+        self.paste, self.fit, self.residual = paste, fit, check_residual(residual)
         self.background = make_background(background)
         self.chip_template = self._find_chip_template()
         self.chip_points = self._find_chip_points()
@@ -199,12 +218,16 @@ class GANAugmentedDataset(Dataset[Any]):
             require_groups(self.policy.ratio, self.groups.names)
         if self.policy.quality_weight is not None:
             self.reader.require_quality(self.policy.quality_weight[0])
+        self.min_quality = resolve_min_quality(min_quality)
+        for name in self.min_quality:
+            self.reader.require_quality(name, "min_quality")
         self.extras = Extras.none(len(self.items))
         if extra != 0:
-            usable = self.pool.position >= 0
+            usable = self.pool.usable
             if self.policy.quality_weight is not None:  # what is too poor for a variant is too poor for an extra one
                 name, none, full = self.policy.quality_weight
-                usable &= quality_weights(self.reader.quality_of(np.arange(len(usable)), name), none, full) > 0.0
+                weights = quality_weights(self.reader.quality_of(np.arange(len(usable)), name), none, full)
+                usable = usable & (weights > 0.0)
             self.extras = Extras.build(extra, max_extra, usable, self.key_hashes, self.groups, self.policy.seed)
 
     def _find_chip_template(self) -> str | None:
@@ -272,7 +295,8 @@ class GANAugmentedDataset(Dataset[Any]):
                 f"none of the {len(keys)} samples has latents in {self.cache.path}: the dataset's keys look like "
                 f"{keys[0]!r}, the cache's like {example!r}; run `ganaug precompute` on the same root, or give key="
             )
-        return PartnerPool.build(keys, has_latent, self.labels if "label" in self.policy.preserve else None)
+        poor = self.reader.poor(self.min_quality, has_latent)
+        return PartnerPool.build(keys, has_latent, self.labels if "label" in self.policy.preserve else None, poor)
 
     @cached_property
     def preservation(self) -> Preservation:

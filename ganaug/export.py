@@ -208,6 +208,8 @@ def _settings(train: GANAugmentedDataset, variants_per_image: int, batch_size: i
         "edits": [edit.name for edit in policy.edits],
         "preserve": list(policy.preserve),
         "paste": train.paste,
+        **({} if train.residual is None else {"residual": train.residual}),  # so that older exports can go on
+        **({"min_quality": train.min_quality} if train.min_quality else {}),
         "variants_per_image": variants_per_image,
         "batch_size": batch_size,
         "first_draws": _digest(draws),

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganaug.embedders import AttributeClassifier, FaceEmbedder, load_embedder
+from ganaug.faces.framing import framing_of
 from ganaug.faces.templates import TEMPLATES
 from ganaug.interfaces import Embedder, UserInputError
 
@@ -82,7 +83,7 @@ class IdentityGate(nn.Module):
         super().__init__()
         self.watches = frozenset({"identity"})
         self.embedder = embedder
-        self.template, self.size = _framing_of(embedder)
+        self.template, self.size = framing_of(embedder)
         given = getattr(embedder, "threshold", None) if threshold is None else threshold
         if isinstance(given, bool) or not isinstance(given, int | float) or not -1.0 <= given <= 1.0:
             raise UserInputError(
@@ -138,7 +139,7 @@ class QualityGate(nn.Module):
             raise UserInputError(f"kept is the share of real photos that would pass, in (0, 1]; got {kept!r}")
         self.watches: frozenset[str] = frozenset()
         self.network, self.kept = network, float(kept)
-        self.template, self.size = _framing_of(network, template, size)
+        self.template, self.size = framing_of(network, template, size)
         self.register_buffer("real", torch.zeros(0, 0))
         self.register_buffer("limit", torch.tensor(float("nan")))
 
@@ -212,7 +213,7 @@ class LabelGate(nn.Module):
         super().__init__()
         self.watches = frozenset((watches,) if isinstance(watches, str) else watches)
         self.classifier = classifier
-        self.template, self.size = _framing_of(classifier, template, size)
+        self.template, self.size = framing_of(classifier, template, size)
 
     def features(self, images: Tensor) -> Tensor:
         """Logits."""
@@ -272,23 +273,6 @@ def _bundled_gates(preserve: Sequence[str]) -> tuple[Gate, ...]:
 def watched_by(gates: Iterable[Gate]) -> frozenset[str]:
     """Attributes that any of the gates answers for."""
     return frozenset[str]().union(*(gate.watches for gate in gates))
-
-
-def _framing_of(network: object, template: str | None = None, size: int | None = None) -> tuple[str | None, int | None]:
-    """Template and size as given, else as a network of this package says."""
-    template = getattr(network, "template", None) if template is None else template
-    if size is None:
-        size = getattr(getattr(network, "architecture", network), "img_resolution", None)
-    if getattr(network, "training", False):
-        raise UserInputError(
-            f"the network of a gate ({type(network).__name__}) is in training mode, in which its answers depend on the "
-            "batch; call .eval() first"
-        )
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-        raise UserInputError(f"size is the side of the pictures that the network wants, in pixels; got {size!r}")
-    if template is not None and template not in TEMPLATES:
-        raise UserInputError(f"unknown template {template!r}: expected one of {', '.join(sorted(TEMPLATES))}")
-    return template, size
 
 
 def _rows(found: Tensor, images: Tensor, what: str) -> Tensor:

@@ -9,42 +9,14 @@ from torch import Tensor
 
 from ganaug.batches import FileHasher, HostCollate, fetch, find_images
 from ganaug.dataset import GANAugmentedDataset
-from ganaug.faces.align import similarity
-from ganaug.faces.geometry import compose, invert
-from ganaug.faces.paste import averages, chip_to_item
-from ganaug.faces.templates import TEMPLATES
+from ganaug.faces.framing import framed, network_to_chip
+from ganaug.faces.geometry import compose
+from ganaug.faces.paste import chip_to_item
 from ganaug.gate import Gate
 from ganaug.interfaces import UserInputError
 from ganaug.provenance import BatchRecipe, Source
 
 _PHOTOS_AT_ONCE = 64
-_SAME_PLACE = 1e-4  # of a pixel; sampling would change nothing that an 8-bit picture could show
-
-
-def network_to_chip(template: str | None, size: int, chip_template: str | None, chip_size: int) -> Tensor:
-    """Where the pixels of a network's pictures lie in the generator's chip.
-
-    The network's own crop is cut from a chip in which the face lies exactly as the chip's template says, so that all
-    chips are cut alike and nobody has to look for eyes. Where one of the two framings is not known, the network sees
-    the chip.
-
-    Args:
-        template: Framing that the network wants, a key of :data:`ganaug.faces.templates.TEMPLATES`, or None.
-        size: Side of its pictures in pixels.
-        chip_template: Framing of the chips, or None.
-        chip_size: Side of the chips.
-
-    Returns:
-        ``(2, 3)`` float64.
-
-    Example:
-        >>> network_to_chip("fairface", 128, "fairface", 64).tolist()
-        [[0.5, 0.0, 0.0], [0.0, 0.5, 0.0]]
-    """
-    if template is None or chip_template is None or template == chip_template:
-        scale = chip_size / size
-        return torch.tensor([[scale, 0.0, 0.0], [0.0, scale, 0.0]], dtype=torch.float64)
-    return invert(torch.from_numpy(similarity(TEMPLATES[chip_template] * chip_size, template, size)))
 
 
 class Gatekeeper:
@@ -123,9 +95,7 @@ class Gatekeeper:
         """Items as a gate's network sees them, ``(K, 3, size, size)`` in [-1, 1]; mirrored beyond their edges."""
         size = self._size(self.gates[number])
         places = compose(matrices.double(), self._to_chip[number]).float()
-        if tuple(items.shape[2:]) == (size, size) and bool((places - torch.eye(2, 3)).abs().max() < _SAME_PLACE):
-            return items * 2.0 - 1.0  # matrices are the host's: nothing waits
-        return averages(items, places, size) * 2.0 - 1.0
+        return framed(items, places, size)
 
     def _features(self, number: int, items: Tensor, matrices: Tensor) -> Tensor:
         return self.gates[number].features(self.frame(number, items, matrices))

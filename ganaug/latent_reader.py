@@ -1,7 +1,7 @@
 """From the cache to a batch: the latents that its recipe asks for, and what becomes of samples without."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -12,6 +12,7 @@ from ganaug.cache import DAMAGED, FOUND, LatentCache, ManyLatents
 from ganaug.degrade import variant_pixels
 from ganaug.interfaces import UserInputError
 from ganaug.latents import split_anchor
+from ganaug.min_quality import meets
 from ganaug.provenance import BatchRecipe, Source
 
 _AT_ONCE = 1024  # records; bounds the memory of reading what is known of many
@@ -67,12 +68,13 @@ class LatentReader:
             self._variant_pixels[new] = variant_pixels(found.transforms, found.photo_sizes, self._typical_pixels)
         return self._variant_pixels[indices]
 
-    def require_quality(self, name: str) -> None:
-        """Raises UserInputError if the records have no figure of that name."""
+    def require_quality(self, name: str, option: str = "quality_weight") -> None:
+        """Raises UserInputError if the records have no figure of the name that an option asks for."""
         names = self.header.quality_names
         if name not in names:
             raise UserInputError(
-                f"quality_weight asks for {name!r}, but the records of {self.cache.path} hold {', '.join(names)}"
+                f"{option} asks for {name!r}, but the records of {self.cache.path} hold {', '.join(names)}; ask for "
+                "one of these, or run `ganaug precompute` into a new folder"
             )
 
     def quality_of(self, indices: NDArray[np.int64], name: str) -> NDArray[np.float64]:
@@ -92,6 +94,36 @@ class LatentReader:
             self._quality[part] = np.where(np.isfinite(found), found, np.nan)
         return column[indices]
 
+    def poor(self, bounds: Mapping[str, float], has_latent: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which samples have records that do not meet bounds, see :func:`ganaug.min_quality.meets`.
+
+        Args:
+            bounds: Name of a figure -> the worst that passes; empty for none.
+            has_latent: ``(N,)`` bool, which samples have records.
+
+        Returns:
+            ``(N,)`` bool. Damaged records are none of them: when their latents are asked for, that is what is told.
+
+        Raises:
+            UserInputError: If no record meets them.
+        """
+        poor = np.zeros(len(self.keys), bool)
+        if not bounds:
+            return poor
+        members = np.flatnonzero(has_latent)
+        figures = {name: self.quality_of(members, name) for name in bounds}
+        poor[members] = ~meets(figures, bounds)
+        unknown = members[np.isnan(self._quality[members]).all(axis=1)]
+        poor[unknown[self.cache.get_many([self.keys[i] for i in unknown]).status != FOUND]] = False
+        if len(members) and poor[members].all():
+            known = {name: values[np.isfinite(values)] for name, values in figures.items()}
+            medians = {name: float(np.median(values).round(4)) for name, values in known.items() if len(values)}
+            raise UserInputError(
+                f"min_quality={dict(bounds)} leaves none of {len(members)} samples: the medians of their records are "
+                f"{medians}; ask for less, or invert with more --steps"
+            )
+        return poor
+
     @cached_property
     def _typical_pixels(self) -> float:
         """Median over the first records of the cache."""
@@ -109,7 +141,9 @@ class LatentReader:
 
         Returns:
             ``"self"`` and the name of each edit with a partner -> ``(K, L, D)`` for the K generated samples, and
-            ``"geometry"`` -> ``(K, 8)`` float32, their matrices from photo to chip and sizes of photos; empty for none.
+            ``"geometry"`` -> ``(K, 8)`` float32, their matrices from photo to chip and sizes of photos; ``"delta"`` ->
+            ``(K, P)`` of the stored dtype where records change the generator, those of the samples themselves, not of
+            partners. Empty for none.
         """
         wanted = np.flatnonzero(recipe.is_generated)
         if not len(wanted):
@@ -121,7 +155,8 @@ class LatentReader:
         self._refuse_unusable(recipe, wanted, found, blocks, hashes)
         usable = recipe.is_generated[wanted]
         latents = {name: torch.from_numpy(found.latents[block][usable]) for name, block in blocks.items()}
-        return latents | {"geometry": torch.from_numpy(found.geometry[: len(wanted)][usable])}
+        own = {"geometry": found.geometry} | ({} if found.delta is None else {"delta": found.delta})
+        return latents | {name: torch.from_numpy(values[: len(wanted)][usable]) for name, values in own.items()}
 
     def _refuse_unusable(
         self,

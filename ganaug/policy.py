@@ -181,10 +181,11 @@ class AugmentationPolicy:
         source = np.full(len(keys), Source.REAL, np.uint8)
         chosen = np.zeros(len(keys), bool)
         if pool is not None and (traits.variant is not None or self.ratio_at(epoch) > 0.0):
-            has_latent = pool.position[indices] >= 0
-            chosen = self._choose(hashes, epoch, has_latent, traits)
-            source[chosen & has_latent] = Source.GENERATED
-            source[chosen & ~has_latent] = Source.NO_LATENT
+            usable = pool.usable[indices]
+            chosen = self._choose(hashes, epoch, usable, traits)
+            source[chosen & usable] = Source.GENERATED
+            source[chosen & ~usable] = Source.NO_LATENT
+            source[chosen & pool.poor[indices]] = Source.LOW_QUALITY
         active, params, partners = self._draw_edits(indices, keys, hashes, epoch, chosen, pool, traits)
         drawn = {}
         if classical is not None:
@@ -260,17 +261,17 @@ class AugmentationPolicy:
         return float(value)
 
     def _choose(
-        self, hashes: NDArray[np.int64], epoch: int, has_latent: NDArray[np.bool_], traits: Traits
+        self, hashes: NDArray[np.int64], epoch: int, usable: NDArray[np.bool_], traits: Traits
     ) -> NDArray[np.bool_]:
         """``(B,)`` bool: of which samples a variant is wanted."""
         uniform = rng.uniforms(self.seed, epoch, hashes, "generate", 1)[:, 0]
-        chance = chances(self.ratio, epoch, traits, has_latent, self.quality_weight)
+        chance = chances(self.ratio, epoch, traits, usable, self.quality_weight)
         certain = np.zeros(len(uniform), bool) if traits.variant is None else traits.variant > 0
         if self.mode == "bernoulli":
             return np.asarray((uniform < chance) | certain)
         base = ~certain  # what the others of a batch add up to, extra variants do not count for
         of_base = chance if isinstance(chance, float) else chance[base]
-        certain[base] = choose_exactly(uniform[base], of_base, has_latent[base])
+        certain[base] = choose_exactly(uniform[base], of_base, usable[base])
         return certain
 
     def _draw_edits(

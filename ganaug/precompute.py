@@ -1,30 +1,40 @@
 """align -> invert -> cache: once per dataset, killed and started again at any moment.
 
-The list of images is cut into batches at fixed places. A batch is committed whole, and a batch that has to be done
-again is done with the same images, so that a run that was killed and resumed ends with the same bytes as one that was
-not.
+The list of images is cut into chunks at fixed places (:mod:`ganaug.pending`). A chunk is committed whole, so that a run
+that was killed and resumed ends with the same bytes as one that was not. What is held in memory does not grow with the
+list: photos are read a little ahead of the device (:mod:`ganaug.read_ahead`), and what was inverted is in the cache.
 """
 
-import statistics
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ganaug.cache import CacheHeader, LatentCache, Record
-from ganaug.faces.align import Alignment, to_model_range, transform_of
-from ganaug.faces.chips import Chip, ChipCutter, face_key
+from ganaug.batch_size import BatchSize
+from ganaug.cache import FOUND, CacheHeader, LatentCache
+from ganaug.chunks import ChunkInverter
+from ganaug.faces.align import Alignment
+from ganaug.faces.chips import ChipCutter
 from ganaug.faces.detect import FaceDetector
+from ganaug.faces.images import quiet_decoding
 from ganaug.faces.photos import Photo
 from ganaug.generators import LatentPrior
-from ganaug.interfaces import CacheError, Generator, ImageError, Inverter, UserInputError
+from ganaug.interfaces import CacheError, Generator, Inverter, UserInputError
+from ganaug.pending import find_pending
+from ganaug.read_ahead import read_ahead
+from ganaug.shards import Shard
+
+_MAX_BYTES_AHEAD = 200_000_000  # of photos that were read and wait for the device
+_KEYS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -33,10 +43,12 @@ class PrecomputeResult:
 
     Attributes:
         images: Images of the source that have latents now.
-        failed: Images that could not be read or inverted, or show no face where one is looked for.
+        failed: Images that could not be read or inverted, or show no face where one is looked for; now or before.
         inverted: Faces inverted by this run; the others were there already.
         seconds: Duration of this run.
         psnr_median: Median PSNR of the reconstructions in dB; None without any.
+        batch_size: Images at a time, as found or as asked for.
+        images_per_second: Faces inverted in a second, from the first to the last; None without any.
     """
 
     images: int
@@ -44,6 +56,8 @@ class PrecomputeResult:
     inverted: int
     seconds: float
     psnr_median: float | None
+    batch_size: int | None = None
+    images_per_second: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers only."""
@@ -84,7 +98,39 @@ def make_header(
         quality_names=inverter.quality_names,
         dtype=dtype,
         anchored=inverter.anchored,
+        delta=inverter.delta,
     )
+
+
+def open_or_create(path: str | Path, header: CacheHeader, inverter: Inverter) -> LatentCache:
+    """The cache to continue, or a new one.
+
+    A cache whose records hold fewer quality figures than the inverter measures now, such as one of an older ganaug, is
+    continued with those that it has. All else must be as in ``header``.
+
+    Raises:
+        CacheError: If a cache with another header is there (names the field and both values), or something else is.
+    """
+    try:
+        there = LatentCache(path).header
+    except CacheError:  # none yet; or `create` says what is wrong
+        return LatentCache.create(path, header)
+    if set(there.quality_names) < set(header.quality_names):
+        # Who judges figures that the cache does not have does not matter to it.
+        judge = getattr(inverter, "judge", None)
+        judged: dict[str, Any] = {} if judge is None else judge.settings
+        theirs = {name: value for name, value in there.inverter.items() if name in judged}
+        if all(_within(value, judged[name]) for name, value in theirs.items()):
+            own = {name: value for name, value in header.inverter.items() if name not in judged}
+            header = replace(header, quality_names=there.quality_names, inverter=own | theirs)
+    return LatentCache.create(path, header)
+
+
+def _within(mine: object, all_of: object) -> bool:
+    """Whether settings are part of others."""
+    if isinstance(mine, Mapping) and isinstance(all_of, Mapping):
+        return mine.items() <= all_of.items()
+    return mine == all_of
 
 
 def precompute(
@@ -92,52 +138,106 @@ def precompute(
     cache: LatentCache,
     inverter: Inverter,
     device: torch.device,
-    batch_size: int = 32,
+    batch_size: int | Literal["auto"] = "auto",
     progress: bool = True,
     detector: FaceDetector | None = None,
+    *,
+    shard: Shard | None = None,
+    retry_failed: bool = False,
+    num_workers: int = 2,
 ) -> PrecomputeResult:
     """Inverts what is not in the cache yet.
 
     An image that cannot be read or inverted, or without a face where the cache's alignment looks for one, is recorded
-    with the reason and left out; the others go on. A record whose image has changed, or that fails its checksum, is
-    made again. Where all faces of a photo are wanted, the second and further ones have the keys ``key#1``, ``key#2``.
+    with the reason and left out; the others go on. It is tried again when its file, or the points of its face, have
+    changed. A record whose image has changed, or that fails its checksum, is made again. Where all faces of a photo are
+    wanted, the second and further ones have the keys ``key#1``, ``key#2``.
 
     Args:
         photos: What to invert, in a fixed order.
-        cache: Where to store, see :meth:`LatentCache.create`.
+        cache: Where to store, see :func:`open_or_create`.
         inverter: How to invert; its networks are on ``device``.
         device: Where to invert.
-        batch_size: Images at a time. Part of the exact result: a convolution of another batch size rounds differently.
+        batch_size: Images at a time, or ``"auto"``: halved when memory runs out, see
+            :class:`ganaug.batch_size.BatchSize`. It changes results by rounding alone.
         progress: Show a progress bar.
         detector: Finds faces, instead of the one that the cache's alignment names.
+        shard: Invert this part of the photos alone.
+        retry_failed: Try photos that failed again though nothing has changed.
+        num_workers: Threads that read and cut photos ahead; 0: when they are needed. Photos that are no files, such as
+            items of the user's own dataset, are read in the calling thread in any case: she may not expect others.
 
     Raises:
-        UserInputError: If the named detector is unknown, or is needed and not installed; or a photo has the key of
-            another one's further face.
+        UserInputError: If the named detector is unknown, or is needed and not installed; a photo has the key of another
+            one's further face; or one image alone does not fit into the device's memory.
     """
-    if batch_size < 1:
-        raise UserInputError(f"batch_size must be at least 1, got {batch_size}")
+    if num_workers < 0:
+        raise UserInputError(f"num_workers must not be negative, got {num_workers}")
     started = time.monotonic()
+    batch = BatchSize(batch_size, device, cache.path)
     _refuse_clashing_keys(photos, cache)
-    cutter = ChipCutter(Alignment.from_dict(dict(cache.header.alignment)), detector, device)
-    inverted, failed = 0, 0
-    with tqdm(total=len(photos), unit="img", desc="inverting", disable=None if progress else True) as bar:
-        for first in range(0, len(photos), batch_size):
-            batch = photos[first : first + batch_size]
-            done, lost = _precompute_batch(batch, cache, inverter, cutter, device, batch_size)
-            inverted, failed = inverted + done, failed + lost
-            bar.update(len(batch))
-    for name, count in (cutter.finder.recognised if cutter.finder is not None else {}).items():
-        # It may be a coincidence, and then the chips show anything.
-        tqdm.write(
-            f"note: {count} image(s) have the size of {name} chips and were taken for such; if they are not, use "
-            "`--chips none`, and the detector is asked",
-            file=sys.stderr,
+    photos = photos if shard is None else shard.of(photos)
+    run = ChunkInverter(
+        cache, inverter, ChipCutter(Alignment.from_dict(dict(cache.header.alignment)), detector, device), batch
+    )
+    pending = find_pending(photos, cache, run.chunk_size, retry_failed, num_workers, progress)
+    if pending.failed:
+        _note(
+            f"{len(pending.failed)} image(s) failed before and have not changed: left out, the first is "
+            f"{pending.failed[0]!r}; --retry-failed tries them again"
         )
-    psnr = [record.quality["psnr"] for photo in photos if (record := _stored(cache, photo.key)) is not None]
-    seconds = round(time.monotonic() - started, 3)
-    median = round(statistics.median(psnr), 3) if psnr else None
-    return PrecomputeResult(len(psnr), failed, inverted, seconds, median)
+    todo = [photos[place] for chunk in pending.chunks for place in chunk]
+    began = time.monotonic()
+    with (
+        quiet_decoding(),
+        tqdm(total=len(todo), unit="img", desc="inverting", disable=None if progress and todo else True) as bar,
+        closing(
+            read_ahead(
+                run.cutter.read,
+                todo,
+                num_workers,
+                max_items=run.chunk_size + num_workers,
+                max_cost=_MAX_BYTES_AHEAD,
+                cost=lambda reading: reading.num_bytes,
+                here=lambda photo: photo.path is None,
+            )
+        ) as readings,
+    ):
+        for chunk in pending.chunks:
+            run.invert_chunk(islice(readings, len(chunk)))
+            bar.set_postfix(run.told(), refresh=False)
+            bar.update(len(chunk))
+    took = time.monotonic() - began
+    for name, count in (run.cutter.finder.recognised if run.cutter.finder is not None else {}).items():
+        # It may be a coincidence, and then the chips show anything.
+        _note(
+            f"{count} image(s) have the size of {name} chips and were taken for such; if they are not, use "
+            "`--chips none`, and the detector is asked"
+        )
+    psnr = _psnr(photos, cache)
+    return PrecomputeResult(
+        images=len(psnr),
+        failed=run.failed + len(pending.failed),
+        inverted=run.inverted,
+        seconds=round(time.monotonic() - started, 3),
+        psnr_median=round(float(np.median(psnr)), 3) if len(psnr) else None,
+        batch_size=batch.value,
+        images_per_second=round(run.inverted / took, 2) if run.inverted else None,
+    )
+
+
+def _note(text: str) -> None:
+    tqdm.write(f"note: {text}", file=sys.stderr)
+
+
+def _psnr(photos: Sequence[Photo], cache: LatentCache) -> NDArray[np.float64]:
+    """PSNR of all photos that have a whole record, ``(N,)`` dB."""
+    column = cache.header.quality_names.index("psnr")
+    found = [np.empty(0)]
+    for first in range(0, len(photos), _KEYS_AT_ONCE):
+        keys = [photo.key for photo in photos[first : first + _KEYS_AT_ONCE]]
+        found.append(cache.get_qualities(keys)[cache.get_many(keys).status == FOUND, column])
+    return np.concatenate(found)
 
 
 def _refuse_clashing_keys(photos: Sequence[Photo], cache: LatentCache) -> None:
@@ -153,16 +253,6 @@ def _refuse_clashing_keys(photos: Sequence[Photo], cache: LatentCache) -> None:
             )
 
 
-def quality_summary(cache: LatentCache) -> dict[str, dict[str, float]]:
-    """5th percentile, median and 95th percentile of each quality figure over the sound records of a cache."""
-    rows = [record.quality for key in cache.keys() if (record := _stored(cache, key)) is not None]  # noqa: SIM118
-    summary = {}
-    for name in cache.header.quality_names if rows else ():
-        low, middle, high = np.nanpercentile([row[name] for row in rows], [5, 50, 95])
-        summary[name] = {"p5": round(float(low), 4), "median": round(float(middle), 4), "p95": round(float(high), 4)}
-    return summary
-
-
 # Median distance from the prior beyond which photos are not what the generator was trained on. For faces64: FairFace
 # val 0.96 (95 % of its photos below 1.28), studio portraits with shoulders 1.41, half-length portraits 1.46.
 MAX_TYPICAL_DISTANCE = 1.25
@@ -175,127 +265,10 @@ def median_distance(cache: LatentCache, prior: LatentPrior) -> float | None:
     """
     if not cache.header.anchored:
         return None
-    anchors = [record.latents[1] for key in cache.keys() if (record := _stored(cache, key)) is not None]  # noqa: SIM118
-    if not anchors:
-        return None
-    return round(float(prior.distance(torch.from_numpy(np.stack(anchors)).float()).median()), 3)
-
-
-def _precompute_batch(
-    batch: Sequence[Photo],
-    cache: LatentCache,
-    inverter: Inverter,
-    cutter: ChipCutter,
-    device: torch.device,
-    batch_size: int,
-) -> tuple[int, int]:
-    """Inverts one batch; returns how many records were written and how many images failed."""
-    records_of = [_records(photo, cache, cutter.alignment) for photo in batch]
-    # Files are read only where all of the batch may be done; else they are read below.
-    if all(None not in found for found in records_of) and all(
-        _is_done(photo, found, cutter.alignment) for photo, found in zip(batch, records_of, strict=True)
-    ):
-        return 0, 0
-    chips, failures = cutter.cut(batch)
-    stored = {chip.key: _stored(cache, chip.key) for chip in chips}
-    records: list[Record] = []
-    for first in range(0, len(chips), batch_size):  # more than one part where photos have several faces
-        part = chips[first : first + batch_size]
-        needed = [i for i, chip in enumerate(part) if not _is_of(stored[chip.key], chip.source_hash, chip.transform)]
-        if needed:
-            records += _invert(part, needed, cache, inverter, device, failures)
-    if records:
-        cache.put_many(records)
-    if cutter.alignment.which_face == "all":
-        _forget_lost_faces(batch, chips, cache)
-    if failures:
-        cache.put_failures(failures)
-        for reason in failures.values():
-            tqdm.write(f"left out: {reason}", file=sys.stderr)
-    return len(records), len(failures)
-
-
-def _records(photo: Photo, cache: LatentCache, alignment: Alignment) -> list[Record | None]:
-    """What the cache has of a photo's faces; None for a record that is missing or damaged."""
-    keys = [photo.key]
-    if alignment.which_face == "all":
-        keys += _further_keys(photo.key, cache)
-    return [_stored(cache, key) for key in keys]
-
-
-def _is_done(photo: Photo, records: Sequence[Record | None], alignment: Alignment) -> bool:
-    """Whether whole records are of the photo as it is now."""
-    try:
-        image, source_hash = photo.read()
-        known = photo.points if alignment.mode == "points" else None
-        transform = None if known is None else transform_of(known, image.size, alignment)
-    except ImageError:
-        return False
-    return all(_is_of(record, source_hash, transform) for record in records)
-
-
-# A chip that lies elsewhere by more than this many of its pixels is another one; a detector's points may differ by
-# rounding.
-_SAME_PLACE = 0.1
-
-
-def _is_of(record: Record | None, source_hash: str, transform: NDArray[np.float32] | None) -> bool:
-    """Whether a record is of a photo with this hash, and of this chip; ``transform`` None if that is not known."""
-    if record is None or record.source_hash != source_hash:
-        return False
-    if transform is None:
-        return True
-    corners = np.array([[0, 0, 1], [record.photo_size[0], record.photo_size[1], 1]], dtype=np.float64)
-    return bool(np.abs(corners @ (record.transform - transform.astype(np.float64)).T).max() <= _SAME_PLACE)
-
-
-def _further_keys(key: str, cache: LatentCache) -> list[str]:
-    """Keys of the second and further faces of a photo that the cache has records of."""
-    found: list[str] = []
-    while (further := face_key(key, len(found) + 1)) in cache:
-        found.append(further)
-    return found
-
-
-def _forget_lost_faces(batch: Sequence[Photo], chips: Sequence[Chip], cache: LatentCache) -> None:
-    """Removes the further faces of photos that were changed and have fewer now."""
-    seen = {chip.key for chip in chips}
-    further = [key for photo in batch if photo.key in seen for key in _further_keys(photo.key, cache)]
-    cache.forget([key for key in further if key not in seen])
-
-
-def _invert(
-    chips: Sequence[Chip],
-    needed: Sequence[int],
-    cache: LatentCache,
-    inverter: Inverter,
-    device: torch.device,
-    failures: dict[str, str],
-) -> list[Record]:
-    """Inverts chips together; records of those that are needed, or the reason in ``failures``."""
-    pixels = np.stack([chip.pixels for chip in chips])
-    inversion = inverter.invert(to_model_range(torch.from_numpy(pixels).permute(0, 3, 1, 2)).to(device))
-    codes = inversion.w_plus
-    if inversion.anchor is not None:
-        codes = torch.stack([codes, inversion.anchor], dim=1)
-    latents = codes.float().cpu().numpy()
-    quality = {name: values.float().cpu().tolist() for name, values in inversion.quality.items()}
-    with np.errstate(over="ignore"):
-        storable = np.isfinite(latents.astype(cache.header.dtype)).reshape(len(latents), -1).all(axis=1)
-    records = []
-    for i in needed:
-        chip = chips[i]
-        if not storable[i]:
-            failures[chip.key] = f"{chip.key}: inversion gave numbers that are not finite, or too large for the cache"
-            continue
-        row = {name: values[i] for name, values in quality.items()}
-        records.append(Record(chip.key, latents[i], row, chip.transform, chip.source_hash, chip.photo_size))
-    return records
-
-
-def _stored(cache: LatentCache, key: str) -> Record | None:
-    """The record, if it is there and whole."""
-    try:
-        return cache.get(key)
-    except (KeyError, CacheError):
-        return None
+    keys, distances = cache.keys(), [torch.empty(0)]
+    for first in range(0, len(keys), _KEYS_AT_ONCE):
+        found = cache.get_many(keys[first : first + _KEYS_AT_ONCE])
+        anchors = found.latents[found.status == FOUND, 1]
+        distances.append(prior.distance(torch.from_numpy(anchors).float()))
+    every = torch.cat(distances)
+    return round(float(every.median()), 3) if len(every) else None

@@ -55,7 +55,7 @@ def preview_faces(train: GANAugmentedDataset, num_faces: int) -> tuple[NDArray[n
     Raises:
         CacheError: If no sample has any.
     """
-    members = np.flatnonzero(train.pool.position >= 0)[:num_faces]
+    members = np.flatnonzero(train.pool.usable)[:num_faces]
     if not len(members):
         raise CacheError(f"no sample of the dataset has latents in {train.cache.path}")
     host = HostCollate()(fetch(train.dataset, members.tolist(), None, FileHasher()))
@@ -85,7 +85,8 @@ def only(
 def _inversions(stage: DeviceStage, recipe: BatchRecipe) -> Tensor:
     """The generator's faces before any edit, ``(B, 3, R, R)`` in [0, 1]."""
     latents = stage.train.latents_for(recipe)
-    return stage.augmenter.render(stage.augmenter.edit(recipe, np.flatnonzero(recipe.is_generated), latents))
+    codes = stage.augmenter.edit(recipe, np.flatnonzero(recipe.is_generated), latents)
+    return stage.augmenter.render(codes, latents.get("delta"))
 
 
 def _variants(stage: DeviceStage, photos: Tensor, recipe: BatchRecipe) -> Tensor:

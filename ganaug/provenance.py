@@ -26,6 +26,7 @@ class Source(IntEnum):
     STALE = 3  # the image file has changed since its latents were computed: real image
     DAMAGED = 4  # the record fails its checksum or is not finite: real image
     REJECTED = 5  # a gate refused every variant that was made, or none had finite pixels: real image
+    LOW_QUALITY = 6  # a variant was drawn, but the sample's inversion does not meet ``min_quality``: real image
 
 
 @dataclass(frozen=True)

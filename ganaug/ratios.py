@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ganaug.interfaces import UserInputError
+from ganaug.min_quality import SMALLER_IS_BETTER
 from ganaug.schedules import check_ratio
 from ganaug.traits import Traits
 
@@ -62,7 +63,7 @@ def resolve_quality_weight(given: Any) -> tuple[str, float, float] | None:
     """``quality_weight`` checked.
 
     Raises:
-        UserInputError: Unless it is None or a name and two different finite numbers.
+        UserInputError: Unless it is None or a name and two different finite numbers, the worse one first.
     """
     if given is None:
         return None
@@ -75,6 +76,12 @@ def resolve_quality_weight(given: Any) -> tuple[str, float, float] | None:
         raise UserInputError(
             "quality_weight must be a figure of the records and two different values of it, for no variants and for all"
             f" of them, such as ('ssim', 0.4, 0.6); got {given!r}"
+        )
+    if name in ("psnr", "ssim", "identity", *SMALLER_IS_BETTER) and (none > full) != (name in SMALLER_IS_BETTER):
+        better = "smaller" if name in SMALLER_IS_BETTER else "larger"
+        raise UserInputError(
+            f"quality_weight {given!r}: a {better} {name} is better, so that it gives the poor inversions the variants "
+            f"and the good ones none; expected ({name!r}, {full}, {none})"
         )
     return name, float(none), float(full)
 

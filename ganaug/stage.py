@@ -64,6 +64,8 @@ class DeviceStage:
             chip_points=train.chip_points,
             gatekeeper=self._make_gatekeeper() if gated and train.gates else None,
             freed_of=self._find_subspace(),
+            residual=train.residual,
+            delta_layout=train.delta_layout,
         )
         self.soft_labels: SoftLabels | None = None
         if train.relabel == "soft":

@@ -163,7 +163,7 @@ class _Sheet:
         """The rows of photos and of what the generator makes of them."""
         recipe = only(self.train, self.members, self.keys)
         codes = self.stage.augmenter.edit(recipe, np.arange(len(self.keys)), self.latents)
-        drawn = self.stage.augmenter.render(codes)
+        drawn = self.stage.augmenter.render(codes, self.latents.get("delta"))
         fitted = paste_aligned(drawn, self.size)
         inverted = self._notes(fitted, aligned_to_item(drawn.shape[2], self.size), codes, None)
         photos = self._notes(self.photos, self._matrices(served=False), None, None)

@@ -34,6 +34,7 @@ from hypothesis.extra.numpy import arrays
 
 from ganaug import lmdb_pool, lmdb_verify
 from ganaug.cache import DAMAGED, FOUND, MISSING, CacheHeader, LatentCache, Record
+from ganaug.cache_format import Layout, checksum, encode_header
 from ganaug.interfaces import CacheError, LatentSpec
 
 L, D = 6, 256  # 3 KB per record: outside LMDB's leaf pages, as real latents are
@@ -51,12 +52,16 @@ def make_record(key: str, header: CacheHeader = HEADER, version: int = 0) -> Rec
     transform = generator.standard_normal((2, 3)).astype(np.float32)
     quality = {"mse": float(generator.random()), "psnr": float("nan"), "ssim": float(generator.random())}
     source_hash, size = generator.bytes(32).hex(), generator.integers(0, [5000, 1 << 24])
-    return Record(key, latents, quality, transform, source_hash, (int(size[0]), int(size[1])))
+    delta = None if header.delta is None else generator.standard_normal(header.delta["size"]).astype(header.dtype)
+    return Record(key, latents, quality, transform, source_hash, (int(size[0]), int(size[1])), delta)
 
 
 def assert_same(got: Record, want: Record) -> None:
     assert got.key == want.key and got.source_hash == want.source_hash and got.photo_size == want.photo_size
     np.testing.assert_array_equal(got.latents, want.latents)
+    assert (got.delta is None) == (want.delta is None)
+    if got.delta is not None:
+        np.testing.assert_array_equal(got.delta, want.delta)
     np.testing.assert_array_equal(got.transform, want.transform)
     assert got.quality.keys() == want.quality.keys()
     np.testing.assert_array_equal(list(got.quality.values()), [want.quality[name] for name in got.quality])
@@ -70,7 +75,7 @@ def fill(path: Path, count: int = 40, header: CacheHeader = HEADER, **options: A
 
 
 def reads_right(cache: LatentCache, keys: list[str]) -> bool:
-    latents, status, hashes, geometry = cache.get_many(keys)
+    latents, status, hashes, geometry, _ = cache.get_many(keys)
     wanted = [make_record(key) for key in keys]
     return (
         bool((status == FOUND).all())
@@ -163,7 +168,7 @@ def test_a_cache_of_the_first_version_is_refused(tmp_path: Path) -> None:
     contents = {"header": {b"header": struct.pack("<I", zlib.crc32(text)) + text}, "records": {}, "failures": {}}
     lmdb_pool.create(str(tmp_path / "old"), contents, 1 << 20)
     for use in (LatentCache(tmp_path / "old").keys, lambda: LatentCache.create(tmp_path / "old", SMALL)):
-        with pytest.raises(CacheError, match=r"format version 1, but this ganaug reads version 2\. Run `ganaug"):
+        with pytest.raises(CacheError, match=r"format version 1, but this ganaug reads versions 2 and 3\. Run `ganaug"):
             use()
 
 
@@ -192,9 +197,12 @@ def test_any_keys_and_values_come_back(tmp_path: Path, entries: dict[str, Any]) 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("num_qualities", [0, 1, 2, 3])
-def test_torch_takes_the_arrays_as_they_are(tmp_path: Path, dtype: str, num_qualities: int) -> None:
+@pytest.mark.parametrize("delta", [None, {"size": 1}, {"size": 4}])
+def test_torch_takes_the_arrays_as_they_are(
+    tmp_path: Path, dtype: str, num_qualities: int, delta: dict[str, Any] | None
+) -> None:
     names = tuple(f"q{number}" for number in range(num_qualities))
-    header = replace(HEADER, dtype=dtype, latent_spec=LatentSpec("w_plus", 3, 5), quality_names=names)
+    header = replace(HEADER, dtype=dtype, latent_spec=LatentSpec("w_plus", 3, 5), quality_names=names, delta=delta)
     cache = LatentCache.create(tmp_path / "c", header)
     keys = ["a", "b", "c"]
     cache.put_many(replace_record(make_record(key, header), quality=dict.fromkeys(names, 1.0)) for key in keys)
@@ -202,15 +210,18 @@ def test_torch_takes_the_arrays_as_they_are(tmp_path: Path, dtype: str, num_qual
         found = cache.get_many(asked)
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # torch warns of arrays that cannot be written to
-            for array in found:
+            for array in found if delta is not None else found[:-1]:
                 tensor = torch.from_numpy(array)
                 assert array.flags.writeable and array.flags.aligned and np.array_equal(tensor.numpy(), array)
         assert torch.from_numpy(found.latents).dtype == getattr(torch, dtype)
         for row, key in enumerate(asked[:3]):
             if key in keys:
                 np.testing.assert_array_equal(found.latents[row], make_record(key, header).latents)
+                if found.delta is not None:
+                    np.testing.assert_array_equal(found.delta[row], make_record(key, header).delta)
+        assert (found.delta is None) == (delta is None)
     first, second = cache.get_many(keys), cache.get_many(keys)
-    for array in first:
+    for array in first if delta is not None else first[:-1]:
         array[:] = 7  # the caller's own: neither the file nor another batch sees it
     assert not (second.latents == 7).all() and np.array_equal(cache.get_many(keys).latents, second.latents)
     assert cache.verify() == []
@@ -371,8 +382,6 @@ def test_header_round_trip_and_reopening(tmp_path: Path) -> None:
     assert LatentCache(tmp_path / "c").header == again.header
     with pytest.raises(CacheError, match="version 99"):
         CacheHeader.from_dict({**header.to_dict(), "format_version": 99})
-    with pytest.raises(CacheError, match="99"):
-        LatentCache.create(tmp_path / "d", replace(header, format_version=99))
     with pytest.raises(CacheError, match="inverter"):
         CacheHeader.from_dict({name: value for name, value in header.to_dict().items() if name != "inverter"})
     with pytest.raises(CacheError, match="float64"):
@@ -531,7 +540,7 @@ def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
         flipped = bytes([content[position] ^ 1 << generator.randrange(8)])
         overwrite(data, position, flipped)
         cache.close()
-        latents, status, hashes, geometry = cache.get_many(keys)
+        latents, status, hashes, geometry, _ = cache.get_many(keys)
         row = keys.index(key)
         assert status[row] == DAMAGED and not any(array[row].any() for array in (latents, hashes, geometry))
         assert (np.delete(status, row) == FOUND).all()
@@ -663,7 +672,7 @@ def test_merge(tmp_path: Path) -> None:
     more = [f"other/{i}" for i in range(300)] + ["long" * 200]
     other.put_many(make_record(key) for key in [*more, keys[0]])
     other.put_failures({keys[1]: "no face", "third": "no face"})
-    assert cache.merge(other) == len(more) + 1
+    assert cache.merge(other) == len(more)  # the one with an equal key is the same, bit for bit
     assert cache.keys() == sorted(keys + more) and reads_right(cache, keys + more)
     assert cache.failures() == {"third": "no face"}
     with pytest.raises(CacheError, match="itself"):
@@ -889,3 +898,84 @@ def test_little_address_space_is_enough(tmp_path: Path) -> None:
         pytest.skip("needs /proc")
     result = run_python(code, cache.path)
     assert result.returncode == 0, result.stderr
+
+
+DELTA = replace(HEADER, delta={"kind": "toy", "size": 300})  # outside leaf pages, too
+
+
+def test_deltas_are_records_like_latents(tmp_path: Path) -> None:
+    """Written, read, checked, told apart by the digest, merged and forgotten with their records."""
+    cache, keys = fill(tmp_path, 6, DELTA)
+    assert json.loads(json.dumps(cache.header.to_dict()))["format_version"] == 3 and cache.header == DELTA
+    for key in keys:
+        assert_same(cache.get(key), make_record(key, DELTA))
+    found = cache.get_many([keys[1], "missing", keys[0]])
+    assert found.delta is not None and found.status.tolist() == [FOUND, MISSING, FOUND]
+    np.testing.assert_array_equal(found.delta[[0, 2]], [make_record(key, DELTA).delta for key in (keys[1], keys[0])])
+    assert not found.delta[1].any()  # changes nothing
+    before, record = cache.digest(), make_record(keys[0], DELTA)
+    assert record.delta is not None
+    cache.put_many([replace_record(record, delta=record.delta + np.float16(1))])
+    assert cache.digest() != before
+    other = LatentCache.create(tmp_path / "other", DELTA)
+    assert other.merge(cache) == 6 and other.digest() == cache.digest()
+    assert other.forget(keys[:2]) == 2 and other.verify() == [] and other.keys() == keys[2:]
+
+
+def test_what_is_no_delta_of_the_cache_is_refused(tmp_path: Path) -> None:
+    cache, keys = fill(tmp_path, 2, DELTA)
+    record = make_record("new", DELTA)
+    assert record.delta is not None
+    wrong: list[tuple[np.ndarray[Any, Any] | None, str]] = [
+        (None, "lacks a delta"),
+        (record.delta[:-1], r"delta of shape \(299,\), expected \(300,\)"),
+        (np.full(300, np.nan), "delta are not finite"),
+        (np.full(300, 1e6), "float16"),
+    ]
+    for delta, why in wrong:
+        with pytest.raises(CacheError, match=f"'new'.*{why}"):
+            cache.put_many([replace_record(record, delta=delta)])
+    plain, _ = fill(tmp_path / "plain", 2)
+    with pytest.raises(CacheError, match="has a delta"):
+        plain.put_many([record])
+    with pytest.raises(CacheError, match=r"delta differs: .* has None, .* has {'kind': 'toy'"):
+        plain.merge(cache)
+    with pytest.raises(CacheError, match="size"):
+        replace(HEADER, delta={"kind": "toy"})
+    assert cache.keys() == keys
+
+
+def test_damage_in_a_delta_is_seen() -> None:
+    key = "ann.jpg"
+    layout = Layout.of(DELTA)
+    storage = key.encode()
+    value = bytearray(layout.encode(make_record(key, DELTA), "here"))
+    assert layout.is_sound(key, storage, value) and len(value) == layout.record_bytes
+    for place in (-1, -600, -601):  # ends of the delta, and the last byte of the latents
+        bad = bytearray(value)
+        bad[place] ^= 1
+        assert not layout.is_sound(key, storage, bad)
+    value[-2:] = np.float16(np.inf).tobytes()  # and with the right checksum
+    value[:4] = struct.pack("<I", checksum(key, bytes(value[4:])))
+    assert not layout.is_sound(key, storage, value)
+
+
+# Of SMALL, as it was written before there were deltas.
+HEADER_BEFORE = (
+    '{"alignment": {"mode": "center", "size": 64}, "anchored": false, "dtype": "float16", "fingerprint": "%s", '
+    '"format_version": 2, "generator": "toy", "inverter": {"name": "toy", "steps": 3}, '
+    '"latent_spec": {"num_ws": 2, "parts": {}, "space": "w_plus", "w_dim": 4}, '
+    '"quality_names": ["mse", "psnr", "ssim"]}'
+) % ("a" * 64)
+
+
+def test_a_cache_without_deltas_is_what_it_was(tmp_path: Path) -> None:
+    """Caches of older versions open and go on; new ones without deltas are the same to the byte."""
+    text = HEADER_BEFORE.encode()
+    stored = struct.pack("<I", zlib.crc32(text)) + text
+    lmdb_pool.create(str(tmp_path / "old"), {"header": {b"header": stored}, "records": {}, "failures": {}}, 1 << 20)
+    old = LatentCache.create(tmp_path / "old", SMALL)  # continued
+    old.put_many([make_record("a", SMALL)])
+    assert old.header == SMALL and old.get("a").delta is None and old.get_many(["a"]).delta is None
+    assert encode_header(SMALL) == stored
+    assert len(Layout.of(SMALL).encode(make_record("a", SMALL), "here")) == 8 + 32 + 32 + 3 * 8 + 2 * 2 * 4

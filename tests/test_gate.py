@@ -22,10 +22,11 @@ from ganaug import AugmentationPolicy, Direction, GANAugmentedDataset, Recipe, S
 from ganaug.classical import ClassicalAugmentation
 from ganaug.embedders import load_embedder
 from ganaug.faces.align import to_unit_range
+from ganaug.faces.framing import network_to_chip
 from ganaug.faces.paste import aligned_to_item, chip_to_item, paste, paste_aligned, paste_whole
 from ganaug.faces.templates import TEMPLATES
 from ganaug.gate import Gate, IdentityGate, LabelGate, QualityGate, choose_gates
-from ganaug.gatekeeper import Gatekeeper, frame_photos, network_to_chip
+from ganaug.gatekeeper import Gatekeeper, frame_photos
 from ganaug.interfaces import UserInputError
 from ganaug.provenance import read_recipes, write_recipes
 

@@ -8,9 +8,10 @@ import torch
 
 from ganaug.features import PerceptualFeatures, feature_distance
 from ganaug.generators import StyleGAN2, StyleGAN2Config
+from ganaug.generators.deltas import DeltaLayout
 from ganaug.interfaces import Inverter, UserInputError
 from ganaug.inversion import EncoderInverter, LatentEncoder, OptimizationInverter, build_inverter
-from ganaug.inversion.optimization import learning_rate_factor
+from ganaug.inversion.descent import Plateau
 from ganaug.inversion.quality import reconstruction_quality
 
 CHANNELS = (6, 8, 8)
@@ -56,7 +57,8 @@ def test_contract(kind: str, generator: StyleGAN2, features: PerceptualFeatures,
     assert found.w_plus.shape == (3, *generator.latent_spec.shape)
     assert not found.w_plus.requires_grad
     assert all(v.shape == (3,) and torch.isfinite(v).all() for v in found.quality.values())
-    assert set(found.quality) == {"mse", "psnr", "ssim"}
+    steps = () if kind == "encoder" else ("steps", "seconds")
+    assert tuple(found.quality) == inverter.quality_names == ("mse", "psnr", "ssim", *steps)
 
 
 def test_reaches_what_the_generator_can_say(generator: StyleGAN2, photos: torch.Tensor) -> None:
@@ -73,6 +75,44 @@ def test_w_space_has_equal_rows(generator: StyleGAN2, photos: torch.Tensor) -> N
     assert torch.equal(found.w_plus, found.w_plus[:, :1].expand_as(found.w_plus))
     plus = OptimizationInverter(generator, space="w_plus", steps=5).invert(photos)
     assert not torch.equal(plus.w_plus, plus.w_plus[:, :1].expand_as(plus.w_plus))
+
+
+def test_noise_maps_fixed_none_or_optimised(generator: StyleGAN2, photos: torch.Tensor) -> None:
+    grainy = (photos + 0.1 * torch.randn(photos.shape, generator=torch.Generator().manual_seed(3))).clamp(-1, 1)
+    const, none, found = (
+        OptimizationInverter(generator, steps=60, noise=noise) for noise in ("const", "none", "optimized")
+    )
+    assert const.delta is none.delta is None
+    silent = none.invert(grainy)
+    mse = reconstruction_quality(generator.synthesis(silent.w_plus, noise="none"), grainy)["mse"]
+    torch.testing.assert_close(silent.quality["mse"], mse)
+    own = found.invert(grainy, 2)
+    assert found.delta is not None
+    assert own.delta is not None
+    # A map of its own for each convolution: 4, 8, 8, 16 and 16 px.
+    assert own.delta.shape == (4, 16 + 2 * 64 + 2 * 256) == (4, found.delta["size"])
+    drawn = generator.synthesis(own.w_plus, delta=DeltaLayout.of(found.delta, generator).bind(own.delta))
+    torch.testing.assert_close(own.quality["mse"], reconstruction_quality(drawn, grainy)["mse"])
+    assert (own.quality["mse"] < 0.7 * const.invert(grainy).quality["mse"]).all()
+    quiet = OptimizationInverter(generator, steps=60, noise="optimized", noise_weight=10.0).invert(grainy)
+    assert quiet.delta is not None
+    assert quiet.delta.norm() < 0.5 * own.delta.norm()
+    assert [i.settings.get("noise") for i in (const, none, found)] == [None, "none", "optimized"]
+    with pytest.raises(UserInputError, match="noise must be 'const', 'none' or 'optimized', got 'random'"):
+        OptimizationInverter(generator, noise="random")  # type: ignore[arg-type]
+
+
+def test_early_stop_refills_and_costs_little(generator: StyleGAN2, photos: torch.Tensor) -> None:
+    full = OptimizationInverter(generator, steps=80)
+    stopped = OptimizationInverter(generator, steps=80, plateau=Plateau(5, 0.05))
+    assert (full.refills, stopped.refills) == (False, True)
+    assert "patience" not in full.settings
+    assert (stopped.settings["patience"], stopped.settings["tolerance"]) == (5, 0.05)
+    a, b = full.invert(photos), stopped.invert(photos, 2)
+    assert a.quality["steps"].tolist() == [80.0] * 4
+    assert 30 < b.quality["steps"].mean() < 80
+    assert b.quality["psnr"].mean() > a.quality["psnr"].mean() - 1.5
+    assert (b.quality["seconds"] > 0).all()
 
 
 def test_prior_pulls_towards_the_mean(generator: StyleGAN2, photos: torch.Tensor) -> None:
@@ -114,14 +154,6 @@ def test_batch_does_not_matter(generator: StyleGAN2, features: PerceptualFeature
     apart = torch.cat([inverter.invert(photo[None]).w_plus for photo in photos])
     # A convolution of another batch size may round differently; ten steps of Adam amplify that a little.
     torch.testing.assert_close(together, apart, rtol=1e-2, atol=1e-2)
-
-
-def test_learning_rate_schedule() -> None:
-    factors = [learning_rate_factor(step, 100) for step in range(100)]
-    assert 0 < factors[0] < factors[2] < factors[4] == pytest.approx(1.0)
-    assert factors[50] == factors[74] == 1.0
-    assert factors[80] > factors[90] > factors[99] > 0
-    assert factors[88] == pytest.approx(0.5 - 0.5 * math.cos(math.pi * 0.12 / 0.25))
 
 
 def test_quality_equals_naive_formulas() -> None:

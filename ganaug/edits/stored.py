@@ -126,6 +126,10 @@ def update_directions(
         UserInputError: See :func:`write_directions`.
     """
     before = open_directions(path, generator) if Path(path).exists() else DirectionsFile(())
+    if before.edits and before.fingerprint != generator.fingerprint:
+        raise CheckpointError(
+            f"{path}: made for the generator that this one was tuned from; write directions of this one to another file"
+        )
     new = {edit.name: edit for edit in directions}
     if len(new) == len(directions):
         directions = [new.pop(edit.name, edit) for edit in before.edits] + list(new.values())
@@ -147,7 +151,8 @@ def open_directions(path: str | Path, generator: Generator | None = None) -> Dir
 
     Args:
         path: The file.
-        generator: Whose latents they shall move. None to look at the file only.
+        generator: Whose latents they shall move: the one that they were made for, or one tuned from it. None to look at
+            the file only.
 
     Raises:
         CheckpointError: For a missing or damaged file, or one of another generator; then both fingerprints are told.
@@ -164,7 +169,8 @@ def open_directions(path: str | Path, generator: Generator | None = None) -> Dir
         raise CheckpointError(f"{path}: not a readable file of directions: {error!r}") from error
     if not isinstance(described, dict) or described.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a file of directions; expected format {FORMAT!r}")
-    if generator is not None and described.get("fingerprint") != generator.fingerprint:
+    known = () if generator is None else (generator.fingerprint, *getattr(generator, "tuned_from", ()))
+    if generator is not None and described.get("fingerprint") not in known:
         raise CheckpointError(
             f"{path}: directions of the {described.get('family')} generator with fingerprint "
             f"{described.get('fingerprint')}, but this one is {getattr(generator, 'family', None)} with "

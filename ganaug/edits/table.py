@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
+from torch import Tensor
 
-from ganaug.checkpoints import ASSETS
+from ganaug.checkpoints import ASSETS, open_model
 from ganaug.edits.stored import DirectionsFile, open_directions
 from ganaug.interfaces import Edit, Generator, UserInputError
 
@@ -57,6 +59,8 @@ def table_of(generator: Generator) -> EditTable:
 
     Of the files only the metadata are read until one fits; of the generator, its fingerprint only if its family and
     the shape of its latents fit: hashing the weights of a large one takes a second.
+
+    A generator that was tuned from another has the table of that one.
     """
     shape, family = list(generator.latent_spec.shape), getattr(generator, "family", None)
     for path in sorted(ASSETS.glob(f"*{SUFFIX}")):
@@ -65,7 +69,34 @@ def table_of(generator: Generator) -> EditTable:
             continue
         if described.get("fingerprint") == generator.fingerprint:
             return _table(path)
+        claimed: tuple[str, ...] = getattr(generator, "tuned_from", ())
+        if described.get("fingerprint") in claimed and _is_tuned_from(path, generator):
+            return _table(path)
     return NO_TABLE
+
+
+def _is_tuned_from(table: Path, generator: Generator) -> bool:
+    """Whether a generator has the architecture and the mapping of the one whose table this is.
+
+    Tuning changes neither (:mod:`ganaug.inversion.tuning`). The model lies beside its table; without it, nobody knows.
+    """
+    file = table.with_name(table.name.removesuffix(SUFFIX) + ".safetensors")
+    if not file.is_file() or not isinstance(generator, torch.nn.Module):
+        return False
+    described, theirs = _untuned(file)
+    config: Any = generator.config
+    if type(config).from_dict(dict(described)) != config:
+        return False
+    mine = generator.state_dict()
+    return all(name in mine and torch.equal(mine[name].cpu(), tensor) for name, tensor in theirs.items())
+
+
+@functools.lru_cache(maxsize=2)
+def _untuned(file: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+    """Configuration of a model, and those tensors of its generator that tuning leaves alone."""
+    model = open_model(file)
+    tensors = model.part("generator").items()
+    return model.description["config"], {k: t.clone() for k, t in tensors if not k.startswith("synthesis_network.")}
 
 
 def given_table(directions: Directions | None, generator: Generator) -> EditTable:

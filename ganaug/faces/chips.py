@@ -1,7 +1,7 @@
 """Photos to chips: what ``precompute`` inverts."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from PIL import Image
 
 from ganaug.faces.align import Alignment, align
 from ganaug.faces.detect import DETECTORS, FaceDetector
-from ganaug.faces.photos import Photo
+from ganaug.faces.photos import Photo, hash_of, stamp_of
 from ganaug.faces.points import PointFinder
 from ganaug.interfaces import ImageError, UserInputError
 
@@ -35,6 +35,36 @@ class Chip:
     transform: NDArray[np.float32]
     source_hash: str
     photo_size: tuple[int, int]
+
+
+@dataclass
+class Reading:
+    """A photo that was read, as far as that goes without a detector.
+
+    Attributes:
+        photo: The photo.
+        source_hash: sha256 (hex) of its source; empty if nobody could read it.
+        image: Its pixels, if somebody has yet to find the face in them.
+        chips: Its face, if nobody needs to be asked where that is.
+        failures: Key -> why there is no chip.
+    """
+
+    photo: Photo
+    source_hash: str = ""
+    image: Image.Image | None = None
+    chips: list[Chip] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def stamp(self) -> str:
+        """:func:`ganaug.faces.photos.stamp_of` the photo."""
+        return stamp_of(self.photo, self.source_hash)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that it holds, about: 3 bytes per pixel."""
+        pixels = 0 if self.image is None else self.image.width * self.image.height
+        return 3 * pixels + sum(chip.pixels.nbytes for chip in self.chips)
 
 
 def face_key(key: str, number: int) -> str:
@@ -70,37 +100,56 @@ class ChipCutter:
         elif detector is not None:
             raise UserInputError(f"a detector is of no use for alignment mode {alignment.mode!r}; give none")
 
-    def cut(self, photos: Sequence[Photo]) -> tuple[list[Chip], dict[str, str]]:
-        """The chips of photos, in order; and key -> reason of those that gave none."""
-        chips: list[Chip] = []
-        failures: dict[str, str] = {}
-        held: list[tuple[Photo, Image.Image, str]] = []
-        for photo in photos:
-            try:
-                held.append((photo, *photo.read()))
-            except ImageError as error:
-                failures[photo.key] = str(error)
-            if self.finder is None or sum(i.width * i.height for _, i, _ in held) > _MAX_PIXELS_HELD:
-                chips += self._cut_held(held, failures)
-                held = []
-        return chips + list(self._cut_held(held, failures)), failures
+    def read(self, photo: Photo) -> Reading:
+        """Reads a photo, and cuts it where no detector is needed for that. Any number of threads may do so at once."""
+        reading = Reading(photo)
+        try:
+            image, reading.source_hash = photo.read()
+        except ImageError as error:
+            if photo.path is not None:  # else it could only be read once more, which has just failed
+                reading.source_hash = hash_of(photo) or ""
+            reading.failures[photo.key] = str(error)
+            return reading
+        if self.finder is not None and photo.points is None:
+            reading.image = image
+        else:
+            self._cut(reading, image, [photo.points])
+        return reading
 
-    def _cut_held(self, held: list[tuple[Photo, Image.Image, str]], failures: dict[str, str]) -> Iterator[Chip]:
-        photos, images = [photo for photo, _, _ in held], [image for _, image, _ in held]
-        found: Sequence[Sequence[NDArray[np.float64] | None]] = [[None]] * len(held)
-        if self.finder is not None:
-            found = self.finder.find(photos, images)
-        for (photo, image, source_hash), faces in zip(held, found, strict=True):
-            if not faces and self.finder is not None:
-                failures[photo.key] = f"{photo.key}: {self.finder.why_none(image)}"
-            for number, points in enumerate(faces):
-                key = face_key(photo.key, number)
-                try:
-                    pixels, transform = align(image, self.alignment, points)
-                except ImageError as error:
-                    failures[key] = f"{key}: {error}"
-                    continue
-                yield Chip(key, pixels, transform, source_hash, image.size)
+    def finish(self, readings: Iterable[Reading]) -> list[Reading]:
+        """Finds and cuts the faces that readings still lack, and lets go of their images. In the caller's thread."""
+        done: list[Reading] = []
+        held: list[tuple[Reading, Image.Image]] = []
+        for reading in readings:
+            done.append(reading)
+            if reading.image is not None:
+                held.append((reading, reading.image))
+            if sum(image.width * image.height for _, image in held) > _MAX_PIXELS_HELD:
+                self._find(held)
+                held = []
+        self._find(held)
+        return done
+
+    def _find(self, held: Sequence[tuple[Reading, Image.Image]]) -> None:
+        if not held or self.finder is None:
+            return
+        found = self.finder.find([reading.photo for reading, _ in held], [image for _, image in held])
+        for (reading, image), faces in zip(held, found, strict=True):
+            if not faces:
+                key = reading.photo.key
+                reading.failures[key] = f"{key}: {self.finder.why_none(image)}"
+            self._cut(reading, image, faces)
+            reading.image = None
+
+    def _cut(self, reading: Reading, image: Image.Image, faces: Sequence[NDArray[np.float64] | None]) -> None:
+        for number, points in enumerate(faces):
+            key = face_key(reading.photo.key, number)
+            try:
+                pixels, transform = align(image, self.alignment, points)
+            except ImageError as error:
+                reading.failures[key] = f"{key}: {error}"
+                continue
+            reading.chips.append(Chip(key, pixels, transform, reading.source_hash, image.size))
 
 
 def _detector_maker(

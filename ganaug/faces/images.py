@@ -4,6 +4,8 @@ import hashlib
 import io
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +78,19 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+@contextmanager
+def quiet_decoding() -> Iterator[None]:
+    """Pillow's warnings about images that are read all the same are left out.
+
+    Warnings are a matter of the whole process: where threads decode, whoever starts them holds this around them, so
+    that its end, and not that of one of them, restores what was before.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", "Palette images with Transparency")  # it is dropped in any case
+        yield
+
+
 def decode_image(data: bytes, name: str) -> Image.Image:
     """Decodes a file's bytes to an upright RGB image.
 
@@ -94,12 +109,9 @@ def decode_image(data: bytes, name: str) -> Image.Image:
             a side.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", "Palette images with Transparency")  # it is dropped in any case
-            with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-                opened.load()
-                image = _to_rgb(ImageOps.exif_transpose(opened))
+        with quiet_decoding(), Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+            opened.load()
+            image = _to_rgb(ImageOps.exif_transpose(opened))
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise ImageError(

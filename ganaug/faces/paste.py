@@ -66,7 +66,9 @@ def chip_to_item(geometry: Tensor, chip_size: int, item_size: tuple[int, int], f
     return torch.where(known, placed, square)
 
 
-def paste(items: Tensor, edited: Tensor, base: Tensor, matrices: Tensor) -> Tensor:
+def paste(
+    items: Tensor, edited: Tensor, base: Tensor, matrices: Tensor, residual: float = 0.0, fades: bool = True
+) -> Tensor:
     """Carries over into the items what an edit changed, and nothing else.
 
     ``base`` is the generator's picture of the item's face and ``edited`` the same after the edit, so the item needs
@@ -75,7 +77,7 @@ def paste(items: Tensor, edited: Tensor, base: Tensor, matrices: Tensor) -> Tens
         mask     = step(blur(|edited - base|), CHANGED) * fade              where anything changed
         moved    = step(var(edited - base) / (var(edited) + var(base) + FLAT), MOVED)
         tone     = blur(photo - base)
-        result   = photo + mask * ((edited - base) - moved * (photo - base - tone))
+        result   = photo + mask * ((edited - base) - (1 - residual) * moved * (photo - base - tone))
 
     ``var`` is the mean square of the luma's detail in a small Gaussian window, ``step`` the cubic one from 0 to 1. The
     ratio is one minus SSIM's product of contrast and structure (Wang et al., IEEE TIP 13, 2004, equations 9 and 10).
@@ -83,18 +85,22 @@ def paste(items: Tensor, edited: Tensor, base: Tensor, matrices: Tensor) -> Tens
     Where ``moved`` is 0 (colour, light, soft shading), the change is added to the photo, which keeps its own texture
     and sharpness. Where it is 1 (another mouth, hair, glasses), the photo's details are those of what was there before
     and would shine through, so they go: what is left is ``edited + tone``, the generator's picture in the colours of
-    the photo. In between the two mix. ``fade`` is 1, but falls to 0 at those sides of the chip beyond which the item
-    goes on, in an oval: nothing ends at the chip's edge, be it hair or a tint of the background.
+    the photo. In between the two mix. ``residual`` leaves that share of them in place; see
+    :mod:`ganaug.faces.residual` for when that is wanted. ``fade`` is 1, but falls to 0 at those sides of the chip
+    beyond which the item goes on, in an oval: nothing ends at the chip's edge, be it hair or a tint of the background.
 
-    In the item's geometry this is one premultiplied layer over the item (Porter and Duff, SIGGRAPH 1984)::
+    In the item's geometry this is one premultiplied layer over the item (Porter and Duff, SIGGRAPH 1984), with
+    ``replaced = mask * (1 - residual) * moved``::
 
-        result = (1 - warp(mask * moved)) * item + warp(mask * (edited - base) + mask * moved * (base + tone))
+        result = (1 - warp(replaced)) * item + warp(mask * (edited - base) + replaced * (base + tone))
 
     Args:
         items: ``(K, 3, H, W)`` in [0, 1].
         edited: ``(K, 3, R, R)`` in [0, 1].
         base: ``(K, 3, R, R)`` in [0, 1].
         matrices: ``(K, 2, 3)``, chip to item pixels; best on the CPU, see :func:`ganaug.faces.warp.warp`.
+        residual: Share in [0, 1] of the photo's own details that stays where others take their place.
+        fades: False: ``fade`` is 1 in the chip, so that it ends with a hard edge.
 
     Returns:
         ``(K, 3, H, W)`` in [0, 1]. Wherever the mask is below half a grey level, so everywhere if ``edited`` equals
@@ -107,9 +113,11 @@ def paste(items: Tensor, edited: Tensor, base: Tensor, matrices: Tensor) -> Tens
     chip_size = edited.shape[2]
     size = min(chip_size, ANALYSIS_SIZE)
     small_edited, small_base = _resized(edited, size), _resized(base, size)
-    faded = fade(_coarser(matrices, chip_size / size), item_size, size).to(items.device, non_blocking=True)
-    mask = _changed(small_edited - small_base) * faded
-    replaced = mask * _moved(small_edited, small_base)
+    mask = _changed(small_edited - small_base)
+    if fades:
+        faded = fade(_coarser(matrices, chip_size / size), item_size, size)
+        mask = mask * faded.to(items.device, non_blocking=True)
+    replaced = mask * _moved(small_edited, small_base) * (1.0 - residual)
     cells = max(size // TONE_CELL, 1)
     photos = averages(items, _coarser(matrices, chip_size / cells), cells)
     tone = _resized(_blur(photos - _resized(small_base, cells), TONE_BLUR), chip_size)
@@ -118,6 +126,8 @@ def paste(items: Tensor, edited: Tensor, base: Tensor, matrices: Tensor) -> Tens
     # Not zeros outside: along an edge that chip and item share, there is nothing to fade to.
     layers = warp(torch.cat([layer, replaced, mask], dim=1), matrices, item_size, padding="border")
     layer, replaced, mask = layers.split([3, 1, 1], dim=1)
+    if not fades:
+        mask = mask * _inside(matrices, item_size, chip_size).to(items.device, non_blocking=True)
     pasted = ((1.0 - replaced) * items + layer).clamp(0.0, 1.0)
     return torch.where(mask > VISIBLE, pasted, items)
 
@@ -133,13 +143,19 @@ def paste_whole(items: Tensor, variants: Tensor, matrices: Tensor) -> Tensor:
     Returns:
         ``(K, 3, H, W)`` in [0, 1]; ``items`` where a pixel's centre lies outside the chip.
     """
-    height, width, size = items.shape[2], items.shape[3], variants.shape[2]
-    placed = warp(variants, matrices, (height, width), padding="border").clamp(0.0, 1.0)
+    item_size = (items.shape[2], items.shape[3])
+    placed = warp(variants, matrices, item_size, padding="border").clamp(0.0, 1.0)
+    inside = _inside(matrices, item_size, variants.shape[2])
+    return torch.where(inside.to(items.device, non_blocking=True), placed, items)
+
+
+def _inside(matrices: Tensor, item_size: tuple[int, int], size: int) -> Tensor:
+    """``(K, 1, H, W)`` bool: pixels whose centres lie in the chip of ``size``."""
+    height, width = item_size
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     centres = torch.stack([x, y], dim=-1).flatten(0, 1).to(matrices)
     in_chip = apply_points(invert(matrices), centres)
-    inside = ((in_chip >= 0) & (in_chip <= size)).all(dim=-1).unflatten(1, (1, height, width))
-    return torch.where(inside.to(items.device, non_blocking=True), placed, items)
+    return ((in_chip >= 0) & (in_chip <= size)).all(dim=-1).unflatten(1, (1, height, width))
 
 
 def paste_aligned(variants: Tensor, item_size: tuple[int, int]) -> Tensor:

@@ -42,6 +42,24 @@ class Photo:
     attributes: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
+def hash_of(photo: Photo) -> str | None:
+    """sha256 (hex) of a photo's source, without decoding it where it is a file; None if it cannot be read."""
+    try:
+        return content_hash(Path(photo.path).read_bytes()) if photo.path is not None else photo.read()[1]
+    except (OSError, ImageError):
+        return None
+
+
+def stamp_of(photo: Photo, source_hash: str) -> str:
+    """sha256 (hex) of all that decides whether a photo gives latents: its source, and its points if they are known.
+
+    Empty where the source could not be read at all.
+    """
+    if photo.points is None or not source_hash:
+        return source_hash
+    return content_hash(source_hash.encode() + np.ascontiguousarray(photo.points, dtype="<f8").tobytes())
+
+
 def photos_in_folder(root: str | Path) -> list[Photo]:
     """All images under a folder; keys are paths relative to it."""
     root = Path(root)

@@ -66,16 +66,30 @@ def build_generator(model: checkpoints.Model) -> Network:
     generator.eval().requires_grad_(False)
     generator.prior = load_prior(model) if "prior" in model.parts else None
     generator.mean_latent = model.description.get("mean_latent")
+    generator.tuned_from = _ancestors(model)
     if missing:
         generator.mean_latent = {"seed": 0, "num_samples": NUM_MEAN_SAMPLES}
         generator.w_avg.copy_(estimate_mean_latent(generator, **generator.mean_latent))
     return generator
 
 
+def _ancestors(model: checkpoints.Model) -> tuple[str, ...]:
+    """Fingerprints of what a generator was tuned from, see :mod:`ganaug.tuning`; each names the one before it."""
+    found: list[str] = []
+    base = model.description.get("tuned_from")
+    while base is not None:
+        if not isinstance(base, dict) or not isinstance(base.get("fingerprint"), str):
+            raise CheckpointError(f"{model.path}: its description is damaged: tuned_from names no generator")
+        found.append(base["fingerprint"])
+        base = base.get("tuned_from")
+    return tuple(found)
+
+
 __all__ = [
     "GENERATORS",
     "VAE",
     "LatentPrior",
+    "Network",
     "SemanticStyleGAN",
     "SemanticStyleGANConfig",
     "StyleGAN2",

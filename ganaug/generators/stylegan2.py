@@ -19,7 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganaug.generators.deltas import Delta, LayerDelta, LayerShape
 from ganaug.generators.mapping import MappedGenerator, MappingNetwork
+from ganaug.generators.style_based import DeltaBased
 from ganaug.interfaces import LatentSpec, Noise
 from ganaug.layers import LRELU_GAIN, LRELU_SLOPE, EqualLinear, fir_kernel, upsample2d
 
@@ -133,18 +135,29 @@ class SynthesisLayer(nn.Module):
         channels = x.shape[1]
         return F.conv2d(x, self.fir.to(x.dtype).expand(channels, 1, 4, 4), padding=1, groups=channels)
 
-    def forward(self, x: Tensor, w: Tensor, noise: Noise, rng: torch.Generator | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        w: Tensor,
+        noise: Noise,
+        rng: torch.Generator | None = None,
+        delta: LayerDelta | None = None,
+    ) -> Tensor:
         """``x (B, C, H, W)``, ``w (B, w_dim)`` -> ``(B, C', H', W')``."""
         styles = self.affine(w)
         # d_o = 1 / sqrt(sum_ik (s_i w_oik)^2 + eps), arXiv 1912.04958 equation 3, as one matrix product.
         power = self.weight.square().sum(dim=(2, 3))
         demodulation = (styles.square() @ power.t() + DEMODULATION_EPS).rsqrt()
         x = x * styles.to(x.dtype)[:, :, None, None]
-        x = self.upsample(x, folded=x.is_cuda) if self.up else F.conv2d(x, self.weight.to(x.dtype), padding=1)
+        y = self.upsample(x, folded=x.is_cuda) if self.up else F.conv2d(x, self.weight.to(x.dtype), padding=1)
+        if delta is not None:
+            y = delta.add_to(y, x, self.fir if self.up else None)
         # The activation's gain is folded into everything that is summed before it (see layers.py).
-        x = x * (demodulation * LRELU_GAIN).to(x.dtype)[:, :, None, None]
+        x = y * (demodulation * LRELU_GAIN).to(x.dtype)[:, :, None, None]
         if noise == "const":
             x = x + (self.noise_const * (self.noise_strength * LRELU_GAIN)).to(x.dtype)
+            if delta is not None and delta.noise is not None:
+                x = x + (delta.noise * LRELU_GAIN).to(x.dtype)
         elif noise == "random":
             field = torch.randn(x.shape[0], 1, *x.shape[2:], generator=rng, device=x.device, dtype=x.dtype)
             x = x + field * (self.noise_strength * LRELU_GAIN).to(x.dtype)
@@ -163,11 +176,22 @@ class ToRGB(nn.Module):
         self.gain = 1.0 / math.sqrt(in_channels)
         self.conv_clamp = conv_clamp
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+    def forward(self, x: Tensor, w: Tensor, delta: LayerDelta | None = None) -> Tensor:
         """``(B, C, H, W)`` -> ``(B, 3, H, W)``."""
-        styles = (self.affine(w) * self.gain).to(x.dtype)
-        y = F.conv2d(x * styles[:, :, None, None], self.weight.to(x.dtype), self.bias.to(x.dtype))
+        if delta is not None and delta.weight is not None and delta.bias is not None:
+            y = self._with_own_weights(x, w, delta.weight, delta.bias)
+        else:
+            styles = (self.affine(w) * self.gain).to(x.dtype)
+            y = F.conv2d(x * styles[:, :, None, None], self.weight.to(x.dtype), self.bias.to(x.dtype))
         return y if self.conv_clamp is None else y.clamp(-self.conv_clamp, self.conv_clamp)
+
+    def _with_own_weights(self, x: Tensor, w: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """A 1x1 convolution with other weights for every image is a product of matrices, and as fast."""
+        styles = self.affine(w) * self.gain
+        weights = ((self.weight[:, :, 0, 0] + weight) * styles[:, None]).to(x.dtype)
+        pixels = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, H W, C), a view of channels_last
+        y = torch.baddbmm((self.bias + bias).to(x.dtype)[:, None], pixels, weights.transpose(1, 2))
+        return y.reshape(len(x), *x.shape[2:], 3).permute(0, 3, 1, 2)
 
 
 class SynthesisBlock(nn.Module):
@@ -197,15 +221,19 @@ class SynthesisBlock(nn.Module):
         rows: Sequence[Tensor],
         noise: Noise,
         rng: torch.Generator | None,
+        delta: Delta,
     ) -> tuple[Tensor, Tensor]:
-        """``rows``: 2 latents for the first block, else 3 (the last feeds toRGB and is shared with the next block)."""
+        """``rows``: 2 latents for the first block, else 3 (the last feeds toRGB and is shared with the next block).
+
+        ``delta``: changes of its own layers, by their names in the block.
+        """
         if x is None or image is None:
             x = self.const[None].expand(rows[0].shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
-            x = self.conv1(x, rows[0], noise, rng)
-            return x, self.torgb(x, rows[1])
-        x = self.conv0(x, rows[0], noise, rng)
-        x = self.conv1(x, rows[1], noise, rng)
-        return x, upsample2d(image, self.fir) + self.torgb(x, rows[2])
+            x = self.conv1(x, rows[0], noise, rng, delta.get("conv1"))
+            return x, self.torgb(x, rows[1], delta.get("torgb"))
+        x = self.conv0(x, rows[0], noise, rng, delta.get("conv0"))
+        x = self.conv1(x, rows[1], noise, rng, delta.get("conv1"))
+        return x, upsample2d(image, self.fir) + self.torgb(x, rows[2], delta.get("torgb"))
 
 
 class Synthesis(nn.Module):
@@ -230,12 +258,25 @@ class Synthesis(nn.Module):
             ]
         return found
 
+    def delta_shapes(self) -> dict[str, LayerShape]:
+        """Layers that a delta can change, see :class:`ganaug.generators.deltas.DeltaNetwork`."""
+        found = {}
+        for resolution in self.resolutions:
+            block = self.get_submodule(f"b{resolution}")
+            for name in ("conv0", "conv1", "torgb"):
+                layer = getattr(block, name, None)  # b4 has no conv0
+                if isinstance(layer, SynthesisLayer | ToRGB):
+                    out_channels, in_channels, kernel, _ = layer.weight.shape
+                    found[f"b{resolution}.{name}"] = LayerShape(out_channels, in_channels, resolution, kernel)
+        return found
+
     def forward(
         self,
         w_plus: Tensor,
         noise: Noise = "const",
         dtype: torch.dtype | None = None,
         rng: torch.Generator | None = None,
+        delta: Delta | None = None,
     ) -> Tensor:
         """``(B, L, D)`` -> ``(B, 3, H, W)`` float32.
 
@@ -244,13 +285,19 @@ class Synthesis(nn.Module):
             noise: Noise maps: the stored ones, none, or fresh ones.
             dtype: bfloat16 or float16 runs the convolutions in it.
             rng: Where fresh noise is drawn from; torch's global generator if None.
+            delta: What each image changes in the layers, see :mod:`ganaug.generators.deltas`.
         """
         rows = w_plus.unbind(dim=1)
+        changes: dict[str, dict[str, LayerDelta]] = {}
+        for name, change in (delta or {}).items():
+            block, _, layer = name.partition(".")
+            changes.setdefault(block, {})[layer] = change
         x = image = None
         for i, resolution in enumerate(self.resolutions):
             # b4 reads rows 0, 1; b8 reads 1, 2, 3; b16 reads 3, 4, 5 ...
             used = rows[0:2] if i == 0 else rows[2 * i - 1 : 2 * i + 2]
-            x, image = self.get_submodule(f"b{resolution}")(x, image, used, noise, rng)
+            block = f"b{resolution}"
+            x, image = self.get_submodule(block)(x, image, used, noise, rng, changes.get(block, {}))
             if i == 0 and dtype is not None:
                 x = x.to(dtype)
         if image is None:
@@ -258,7 +305,7 @@ class Synthesis(nn.Module):
         return image.float()
 
 
-class StyleGAN2(MappedGenerator):
+class StyleGAN2(DeltaBased, MappedGenerator):
     """StyleGAN2 generator, fulfilling :class:`ganaug.interfaces.Generator`.
 
     Args:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ganaug.generators.prior import LatentPrior
-from ganaug.generators.style_based import StyleBased
+from ganaug.generators.style_based import DeltaBased
 from ganaug.generators.stylegan2 import StyleGAN2Config, Synthesis, SynthesisLayer
 from ganaug.interfaces import LatentSpec
 
@@ -52,7 +52,7 @@ class VAEConfig:
         return cls(**{**config, "channels": tuple(config["channels"])})
 
 
-class VAE(StyleBased):
+class VAE(DeltaBased):
     """The decoder of a VAE, fulfilling :class:`ganaug.interfaces.Generator`.
 
     Its encoder is :class:`ganaug.inversion.vae.VAEEncoder`.

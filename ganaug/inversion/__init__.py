@@ -8,7 +8,9 @@ import torch
 from ganaug import checkpoints
 from ganaug.features import load_perceptual_features
 from ganaug.interfaces import Generator, Inverter, UserInputError
+from ganaug.inversion.curvature import curvature_of
 from ganaug.inversion.encoder import Encoder, EncoderInverter, LatentEncoder, load_encoder
+from ganaug.inversion.low_rank import PIVOT_SHARE, PivotalInverter
 from ganaug.inversion.optimization import OptimizationInverter
 from ganaug.inversion.quality import QualityJudge
 
@@ -27,12 +29,32 @@ def _optimization(
     steps: int,
     judge: QualityJudge,
     encoder: Encoder | None = None,
+    quick: bool = False,
 ) -> OptimizationInverter:
+    """``quick``: with the average curvature, and steps in bfloat16 where that is fast."""
     own = "features" in checkpoints.open_model(model).parts
     features = load_perceptual_features(model if own else JUDGE, device)
+    curvature = curvature_of(generator, features, encoder) if quick and encoder is not None else None
+    features_of = None if own else JUDGE
     return OptimizationInverter(
-        generator, features, encoder, steps=steps, features_of=None if own else JUDGE, judge=judge
+        generator,
+        features,
+        encoder,
+        steps=steps,
+        features_of=features_of,
+        judge=judge,
+        curvature=curvature,
+        fast=quick,
     )
+
+
+def _pivotal(
+    generator: Generator, model: Source, device: torch.device, steps: int, judge: QualityJudge
+) -> PivotalInverter:
+    encoder = load_encoder(model, device) if "encoder" in checkpoints.open_model(model).parts else None
+    first = max(round(PIVOT_SHARE * steps), 1)
+    pivot = _optimization(generator, model, device, first, judge, encoder)
+    return PivotalInverter(pivot, steps=max(steps - first, 1))
 
 
 # Name -> (generator, model file, device, steps, judge) -> inverter.
@@ -42,8 +64,9 @@ INVERTERS: dict[str, Build] = {
         generator, load_encoder(model, device), judge
     ),
     "hybrid": lambda generator, model, device, steps, judge: _optimization(
-        generator, model, device, steps, judge, load_encoder(model, device)
+        generator, model, device, steps, judge, load_encoder(model, device), quick=True
     ),
+    "pivotal": _pivotal,
 }
 
 
@@ -89,6 +112,7 @@ __all__ = [
     "EncoderInverter",
     "LatentEncoder",
     "OptimizationInverter",
+    "PivotalInverter",
     "QualityJudge",
     "build_inverter",
     "default_inverter",

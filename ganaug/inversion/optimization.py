@@ -1,32 +1,28 @@
 """Inversion by optimisation, batched, from the generator's mean or from an encoder's guess.
 
 StyleGAN2's projector (arXiv 1912.04958, appendix D) with W+ (arXiv 1904.03189) as the default space: Adam on the
-latents, learning rate warmed up and ramped down, pixel and perceptual loss, pulled towards the mean of W in units of
-W's own spread. The loss is summed over the batch and Adam works element by element, so each image's path is its own: a
-bad image harms only itself.
+latents, learning rate warmed up and ramped down (:mod:`ganaug.inversion.descent`), pixel and perceptual loss, pulled
+towards the mean of W in units of W's own spread (:mod:`ganaug.inversion.losses`).
 """
 
-import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ganaug.features import PerceptualFeatures, feature_distance
-from ganaug.interfaces import Generator, Inversion, UserInputError
+from ganaug.features import PerceptualFeatures
+from ganaug.generators.deltas import DeltaLayout
+from ganaug.interfaces import Generator, Inversion, LatentSpec, UserInputError
+from ganaug.inversion.curvature import Curvature
+from ganaug.inversion.descent import Descent, Plateau, Tensors
 from ganaug.inversion.encoder import Encoder
+from ganaug.inversion.losses import InversionLoss, LossTerm, PerceptualLoss, PixelLoss, StartLoss
 from ganaug.inversion.quality import QualityJudge
-from ganaug.latents import draw_latents
+from ganaug.inversion.quasi_newton import QuasiNewton
+from ganaug.precision import fast_convolutions
 
-WARM_UP = 0.05  # share of the steps (arXiv 1912.04958, appendix D)
-RAMP_DOWN = 0.25  # share of the steps (same)
-
-
-def learning_rate_factor(step: int, steps: int) -> float:
-    """Linear warm-up times cosine ramp-down, in (0, 1] (arXiv 1912.04958, appendix D)."""
-    t = step / steps
-    down = min(1.0, (1.0 - t) / RAMP_DOWN)
-    return (0.5 - 0.5 * math.cos(math.pi * down)) * min(1.0, (t + 1.0 / steps) / WARM_UP)
+Space = Literal["w", "w_plus", "parts"]
 
 
 class OptimizationInverter:
@@ -36,23 +32,33 @@ class OptimizationInverter:
         generator: Generator to invert.
         features: Perceptual features, or None for pixels alone.
         encoder: Starting point; None starts from ``w_avg``.
-        space: ``"w_plus"`` (one code per row) or ``"w"`` (one code for all rows; needs no encoder).
-        steps: Optimisation steps.
+        space: ``"w_plus"``, one code per row; ``"w"``, one code for all rows; ``"parts"``, for generators with parts,
+            one code for all rows of a part, and one for each row that parts share.
+        steps: Optimisation steps, with a plateau at most.
         learning_rate: Adam's rate at its highest; None: 0.1 from the mean (arXiv 1912.04958), 0.05 from an encoder.
+            With a curvature: length of the first step in average Newton steps; None: 0.5.
         pixel_weight: Weight of the mean squared error of images in [-1, 1].
         feature_weight: Weight of the perceptual distance.
         prior_weight: Weight of the squared distance to the starting point (``w_avg`` or the encoder's guess), in
-            standard deviations of W; None: 0.002 from the mean, 0.1 from an encoder. Codes that stray far from where
-            the generator was trained reconstruct better and edit worse (arXiv 2102.02766, section 3).
+            standard deviations of W; None: 0.002 from the mean, 0.1 from an encoder, 0.001 with a curvature. Codes that
+            stray far from where the generator was trained reconstruct better and edit worse (arXiv 2102.02766,
+            section 3).
         features_of: Model whose features these are, where they are not the generator's own; kept in ``settings``.
         judge: What is measured of each inversion.
+        terms: Further terms of the loss.
+        noise: Noise maps that images are made with: the stored ones, none, or, ``"optimized"``, the stored ones and
+            what is found for each image (arXiv 1912.04958, appendix D), which its record then holds as a delta.
+        noise_weight: Weight of the mean square of what is found, in the units of the delta. Noise left to itself takes
+            over what the code should say, and edits do not move it.
+        plateau: Ends images early; None gives all the same number of steps.
+        curvature: How the loss curves on average; then the steps are quasi-Newton ones, in coordinates that even it
+            out, in the place of Adam's. For W+ and noise maps that are not optimised.
+        fast: Take the steps in bfloat16 where the device has instructions for it. What is found is judged in full.
 
     Raises:
-        UserInputError: For an unknown space or fewer than one step.
+        UserInputError: For an unknown space or kind of noise, fewer than one step, a space of parts or a loss on parts
+            for a generator without, or a curvature with what it does not cover.
     """
-
-    delta = None
-    refills = False
 
     def __init__(
         self,
@@ -60,7 +66,7 @@ class OptimizationInverter:
         features: PerceptualFeatures | None = None,
         encoder: Encoder | None = None,
         *,
-        space: Literal["w", "w_plus"] = "w_plus",
+        space: Space = "w_plus",
         steps: int = 100,
         learning_rate: float | None = None,
         pixel_weight: float = 1.0,
@@ -68,81 +74,147 @@ class OptimizationInverter:
         prior_weight: float | None = None,
         features_of: str | None = None,
         judge: QualityJudge | None = None,
+        terms: Sequence[LossTerm] = (),
+        noise: Literal["const", "none", "optimized"] = "const",
+        noise_weight: float = 0.01,
+        plateau: Plateau | None = None,
+        curvature: Curvature | None = None,
+        fast: bool = False,
     ) -> None:
-        if space not in ("w", "w_plus"):
-            raise UserInputError(f"space must be 'w' or 'w_plus', got {space!r}")
-        if steps < 1:
-            raise UserInputError(f"steps must be at least 1, got {steps}")
+        if noise not in ("const", "none", "optimized"):
+            raise UserInputError(f"noise must be 'const', 'none' or 'optimized', got {noise!r}")
         self.name = "optimization" if encoder is None else "hybrid"
-        self.generator, self.features, self.encoder = generator, features, encoder
-        self.space, self.steps = space, steps
-        self.learning_rate = learning_rate if learning_rate is not None else (0.1 if encoder is None else 0.05)
-        self.pixel_weight, self.feature_weight = pixel_weight, feature_weight
-        self.prior_weight = prior_weight if prior_weight is not None else (0.002 if encoder is None else 0.1)
+        self.generator, self.encoder, self.space = generator, encoder, space
+        self.noise, self.noise_weight = noise, noise_weight
+        self._groups = groups_of_rows(generator.latent_spec, space)
+        if curvature is not None and (space != "w_plus" or noise == "optimized"):
+            raise UserInputError(f"a curvature is of w_plus alone, got space {space!r} and noise {noise!r}")
+        self.curvature, self.fast = curvature, fast
+        usual = (0.5, 0.001) if curvature is not None else (0.1, 0.002) if encoder is None else (0.05, 0.1)
+        self.learning_rate = learning_rate if learning_rate is not None else usual[0]
+        prior_weight = prior_weight if prior_weight is not None else usual[1]
+        own: list[LossTerm] = [PixelLoss(pixel_weight), StartLoss(generator, prior_weight)]
+        if features is not None:
+            own.append(PerceptualLoss(features, feature_weight, features_of))
+        self.objective = InversionLoss([*own, *terms])
+        if self.objective.needs_parts and not generator.latent_spec.parts:
+            raise UserInputError("a loss on parts was asked for, but the generator has no parts")
+        rates = {"code": self.learning_rate}
+        self._layout: DeltaLayout | None = None
+        if noise == "optimized":
+            self._layout = noise_layout(generator)
+            rates["delta"] = self.learning_rate
+        rule = None if curvature is None else QuasiNewton(curvature.whitening(generator.w_avg.device))
+        self.descent = Descent(self, rates, steps, plateau=plateau, rule=rule)
+        self.refills = plateau is not None
         self.anchored = encoder is not None
-        self.features_of = features_of
         self.judge = judge or QualityJudge()
-        self.quality_names = self.judge.names
-        self._spread = _spread_of_w(generator)
+        self.quality_names = (*self.judge.names, "steps", "seconds")
+
+    @property
+    def delta(self) -> dict[str, Any] | None:
+        """Layout of the noise maps, if they are optimised."""
+        return None if self._layout is None else self._layout.to_dict()
 
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that decides the result."""
+        plateau = self.descent.plateau
         return {
             "name": self.name,
             "space": self.space,
-            "steps": self.steps,
+            "steps": self.descent.steps,
             "learning_rate": self.learning_rate,
-            "pixel_weight": self.pixel_weight,
-            "feature_weight": self.feature_weight if self.features is not None else 0.0,
-            "prior_weight": self.prior_weight,
-            **({} if self.features_of is None else {"features_of": self.features_of}),
+            "feature_weight": 0.0,
+            **self.objective.settings,
+            **({} if self.noise == "const" else {"noise": self.noise}),
+            **({} if self._layout is None else {"noise_weight": self.noise_weight}),
+            **({} if plateau is None else plateau.settings),
+            **self.descent.rule.settings,
+            **({} if self.curvature is None else self.curvature.settings),
             **({} if self.encoder is None else self.encoder.settings),
             **self.judge.settings,
         }
 
-    def _start(self, images: Tensor) -> Tensor:
-        num_ws = self.generator.latent_spec.num_ws
+    def start(self, images: Tensor) -> Tensors:
+        """``code (B, G, D)``: one for each group of rows, see :meth:`ganaug.inversion.descent.Problem.start`."""
         if self.encoder is not None:
             w_plus = self.encoder.encode(images, self.generator)
         else:
-            w_plus = self.generator.w_avg.expand(images.shape[0], num_ws, -1)
-        return w_plus.mean(dim=1, keepdim=True) if self.space == "w" else w_plus
+            w_plus = self.generator.w_avg.expand(len(images), self.generator.latent_spec.num_ws, -1)
+        begun = {"code": torch.stack([w_plus[:, rows].mean(dim=1) for rows in self._groups], dim=1)}
+        if self._layout is not None:
+            begun["delta"] = torch.zeros(len(images), self._layout.size, device=images.device)
+        return begun
 
-    def loss(self, w_plus: Tensor, start: Tensor, images: Tensor, target_maps: list[Tensor] | None) -> Tensor:
-        """Loss per image ``(B,)``."""
-        made = self.generator.synthesis(w_plus)
-        loss = self.pixel_weight * (made - images).square().mean(dim=(1, 2, 3))
-        if self.features is not None and target_maps is not None:
-            loss = loss + self.feature_weight * feature_distance(self.features(made), target_maps)
-        away = (w_plus - start) / self._spread
-        return loss + self.prior_weight * away.square().mean(dim=(1, 2))
+    def targets(self, images: Tensor, start: Tensors) -> Tensors:
+        """See :meth:`ganaug.inversion.descent.Problem.targets`."""
+        return self.objective.targets(images, self.to_w_plus(start["code"]))
+
+    def loss(self, params: Tensors, targets: Tensors) -> Tensor:
+        """Loss per image ``(B,)``, see :meth:`ganaug.inversion.descent.Problem.loss`."""
+        w_plus, delta = self.to_w_plus(params["code"]), params.get("delta")
+        with fast_convolutions(self.fast):
+            made = self.objective.make(self.generator, w_plus, **self._drawing(delta))
+            loss = self.objective(made, targets)
+        return loss if delta is None else loss + self.noise_weight * delta.square().mean(dim=1)
+
+    def _drawing(self, delta: Tensor | None) -> dict[str, Any]:
+        """Further arguments of ``synthesis``."""
+        if self._layout is None or delta is None:
+            return {"noise": self.noise}
+        return {"delta": self._layout.bind(delta)}
+
+    def to_w_plus(self, code: Tensor) -> Tensor:
+        """``(B, G, D)`` -> ``(B, L, D)``."""
+        group_of_row = {row: group for group, rows in enumerate(self._groups) for row in rows}
+        num_ws = self.generator.latent_spec.num_ws
+        return code if len(self._groups) == num_ws else code[:, [group_of_row[row] for row in range(num_ws)]]
 
     def invert(self, images: Tensor, batch_size: int | None = None) -> Inversion:
         """See :meth:`ganaug.interfaces.Inverter.invert`."""
         size = self.generator.img_resolution
         if images.ndim != 4 or tuple(images.shape[1:]) != (3, size, size):
             raise ValueError(f"expected images of shape (B, 3, {size}, {size}), got {tuple(images.shape)}")
-        num_ws = self.generator.latent_spec.num_ws
+        device = self.generator.w_avg.device
+        found = self.descent.run(images, batch_size, device)
+        w_plus = self.to_w_plus(found.params["code"])
+        anchor = self.to_w_plus(found.start["code"]) if self.anchored else None
+        delta = found.params.get("delta")
+        told: list[dict[str, Tensor]] = []
+        at_once = batch_size or len(images)
         with torch.no_grad():
-            start = self._start(images)
-            code = start.clone()
-            target_maps = self.features(images) if self.features is not None else None
-        code.requires_grad_(True)
-        optimizer = torch.optim.Adam([code], lr=self.learning_rate, betas=(0.9, 0.999))
-        for step in range(self.steps):
-            optimizer.param_groups[0]["lr"] = self.learning_rate * learning_rate_factor(step, self.steps)
-            optimizer.zero_grad(set_to_none=True)
-            self.loss(code.expand(-1, num_ws, -1), start, images, target_maps).sum().backward()
-            optimizer.step()
-        with torch.no_grad():
-            w_plus = code.detach().expand(-1, num_ws, -1).contiguous()
-            quality = self.judge(self.generator.synthesis(w_plus), images)
-            anchor = start.expand(-1, num_ws, -1).contiguous() if self.anchored else None
-            return Inversion(w_plus, quality, anchor)
+            for first in range(0, len(images), at_once):
+                part = slice(first, first + at_once)
+                drawing = self._drawing(None if delta is None else delta[part])
+                told.append(self.judge(self.generator.synthesis(w_plus[part], **drawing), images[part].to(device)))
+        quality = {name: torch.cat([rows[name] for rows in told]) for name in self.judge.names}
+        return Inversion(w_plus, {**quality, "steps": found.steps, "seconds": found.seconds}, anchor, delta)
 
 
-@torch.no_grad()
-def _spread_of_w(generator: Generator) -> Tensor:
-    """``(D,)`` standard deviation of W, from 2,048 z of a fixed seed."""
-    return draw_latents(generator, 2048, torch.Generator().manual_seed(0))[:, 0].std(dim=0) + 1e-3
+def noise_layout(generator: Generator) -> DeltaLayout:
+    """A delta that is noise maps alone.
+
+    Raises:
+        UserInputError: If the generator cannot draw with such.
+    """
+    return DeltaLayout.build(generator, 0, torgb=False, noise=True)
+
+
+def groups_of_rows(spec: LatentSpec, space: Space) -> list[list[int]]:
+    """The rows of ``w_plus`` that share one code, group by group.
+
+    Raises:
+        UserInputError: For an unknown space, or ``"parts"`` where there are none.
+    """
+    if space == "w":
+        return [list(range(spec.num_ws))]
+    if space == "w_plus":
+        return [[row] for row in range(spec.num_ws)]
+    if space != "parts":
+        raise UserInputError(f"space must be 'w', 'w_plus' or 'parts', got {space!r}")
+    if not spec.parts:
+        raise UserInputError("space 'parts' needs a generator with parts; this one has none: use 'w_plus' or 'w'")
+    owned = [list(rows) for rows in spec.parts.values() if rows]
+    shared = sorted(set(range(spec.num_ws)) - {row for rows in owned for row in rows})
+    return [[row] for row in shared] + owned

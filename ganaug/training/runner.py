@@ -49,7 +49,7 @@ def run(trainer: Trainable, out: Path, monitor: Judge) -> None:
         disable=None if trainer.is_main else True,
     )
     try:
-        with bar, _ctrl_c_after_step() as ctrl_c_pressed:
+        with bar, ctrl_c_after_step() as ctrl_c_pressed:
             if recorder is not None:
                 recorder.catch_up()
                 recorder.show(bar)
@@ -173,7 +173,7 @@ class _Recorder:
 
 
 @contextmanager
-def _ctrl_c_after_step() -> Iterator[Callable[[], bool]]:
+def ctrl_c_after_step() -> Iterator[Callable[[], bool]]:
     """Turns the first Ctrl-C into a question that can be asked between steps, where networks agree with each other.
 
     Where another handler was set, or outside the main thread, Ctrl-C is left as it is.
