@@ -1,6 +1,5 @@
 """The ways of inverting that benchmarks/inversion.py compares, each as: find for a batch, then draw what was found."""
 
-import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,13 +13,12 @@ from torch import Tensor
 
 from ganaug import LatentCache, load_generator
 from ganaug.cache_format import Layout
-from ganaug.cli import build_parser
 from ganaug.faces.align import Alignment
 from ganaug.features import load_perceptual_features
 from ganaug.generators import StyleGAN2
 from ganaug.generators.deltas import DeltaLayout
 from ganaug.interfaces import Inversion, Inverter
-from ganaug.inversion import OptimizationInverter, PivotalInverter, build_inverter
+from ganaug.inversion import DEFAULT_STEPS, OptimizationInverter, build_inverter
 from ganaug.inversion.losses import InversionLoss, PerceptualLoss, PixelLoss
 from ganaug.inversion.tuning import Tuned, TuningConfig, tune
 from ganaug.latents import draw_latents, split_anchor
@@ -28,14 +26,8 @@ from ganaug.precompute import make_header
 from ganaug.tuning import CACHE, FEATURE_WEIGHT, GENERATOR
 
 BATCH = 16
-ASKED: int | None = build_parser().parse_args(["precompute", "photos", "--cache", "photos.lmdb"]).steps
 PIVOT_STEPS, TUNING_STEPS = 400, 300  # of classic pivotal tuning: what was asked for
 FLOAT_BYTES = 4
-
-
-def default_steps(inverter: type) -> int:
-    """What ``ganaug precompute`` takes, or, where it leaves that to the inverter, what that takes."""
-    return int(inspect.signature(inverter).parameters["steps"].default) if ASKED is None else ASKED
 
 
 @dataclass(frozen=True)
@@ -216,7 +208,7 @@ SPECIAL: dict[str, Callable[[PhotoSet, Method], Way]] = {
     "peers": peers,
 }
 
-HYBRID, PIVOTAL = default_steps(OptimizationInverter), default_steps(PivotalInverter)
+HYBRID, PIVOTAL = DEFAULT_STEPS["hybrid"], DEFAULT_STEPS["pivotal"]
 METHODS = (
     Method("encoder", None),
     *(Method("hybrid", steps, default=steps == HYBRID) for steps in sorted({10, 20, 40, 100, HYBRID})),

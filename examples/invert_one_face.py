@@ -24,7 +24,7 @@ from ganaug.inversion import build_inverter
 from ganaug.sheet import contact_sheet
 
 
-def main(photo: Path, out: Path, steps: int = 100) -> None:
+def main(photo: Path, out: Path, steps: int | None = None) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     generator = ganaug.load_generator("faces64", device)
     # For a whole photo: Alignment("points", size, ...) with points from ganaug.faces.detect. This one is cut already.

@@ -19,7 +19,7 @@ from ganaug.inversion import build_inverter
 from ganaug.precompute import make_header, open_or_create, precompute
 
 
-def main(folder: Path, cache_path: Path, steps: int = 50) -> LatentCache:
+def main(folder: Path, cache_path: Path, steps: int | None = None) -> LatentCache:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     generator = load_generator("faces64", device)
     # "hybrid" starts from the encoder's guess and optimises it for some steps.

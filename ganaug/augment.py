@@ -17,7 +17,7 @@ from ganaug.faces.residual import reframed
 from ganaug.faces.warp import warp
 from ganaug.gatekeeper import Gatekeeper
 from ganaug.generators.deltas import DeltaLayout
-from ganaug.interfaces import Edit, Generator, UserInputError
+from ganaug.interfaces import Edit, Generator, Noise, UserInputError
 from ganaug.latents import split_anchor
 from ganaug.provenance import BatchRecipe, Source
 from ganaug.rng import hash_text
@@ -48,6 +48,7 @@ class BatchAugmenter:
         freed_of: Directions that no variant moves along, on the device; see :mod:`ganaug.preservation`. None for none.
         delta_layout: Where the numbers of ``latents["delta"]`` belong; None where records change nothing in the
             generator.
+        noise: Noise maps that faces are drawn with, see :attr:`ganaug.cache_format.CacheHeader.noise`.
         residual: How much of a photo's details stays in its variants, see :class:`ganaug.dataset.GANAugmentedDataset`.
 
     Attributes:
@@ -71,6 +72,7 @@ class BatchAugmenter:
         freed_of: Subspace | None = None,
         residual: float | None = None,
         delta_layout: DeltaLayout | None = None,
+        noise: Noise = "const",
     ) -> None:
         self.generator = generator
         self.edits = edits
@@ -84,7 +86,7 @@ class BatchAugmenter:
         self.gatekeeper = gatekeeper
         self.freed_of = freed_of
         self.residual = 0.0 if residual is None and paste_mode == "paste" else residual
-        self.delta_layout = delta_layout
+        self.delta_layout, self.noise = delta_layout, noise
         self.tells = False
         self.device = generator.w_avg.device
 
@@ -217,13 +219,13 @@ class BatchAugmenter:
 
         A variant is drawn with the delta of its own record: what was tuned is the generator near that photo's code.
         """
-        parts, draw = w_plus.split(self.max_batch), self.generator.synthesis
+        parts, draw, noise = w_plus.split(self.max_batch), self.generator.synthesis, self.noise
         if delta is None or self.delta_layout is None:
-            return torch.cat([to_unit_range(draw(part)) for part in parts])
+            return torch.cat([to_unit_range(draw(part, noise)) for part in parts])
         tuned: Callable[..., Tensor] = draw
         changes = map(self.delta_layout.bind, delta.split(self.max_batch))
         return torch.cat(
-            [to_unit_range(tuned(part, delta=change)) for part, change in zip(parts, changes, strict=True)]
+            [to_unit_range(tuned(part, noise, delta=change)) for part, change in zip(parts, changes, strict=True)]
         )
 
     def _apply_classical(self, images: Tensor, recipe: BatchRecipe) -> Tensor:

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ganaug.interfaces import CacheError, LatentSpec
+from ganaug.interfaces import CacheError, LatentSpec, Noise
 
 FORMAT_VERSION = 2  # 2: records hold the photo's size
 DELTA_VERSION = 3  # 3: and what each image changes in the generator; where it changes nothing, version 2 is written
@@ -93,6 +93,11 @@ class CacheHeader:
     def format_version(self) -> int:
         """Version of the file's layout: the oldest that can hold these records."""
         return FORMAT_VERSION if self.delta is None else DELTA_VERSION
+
+    @property
+    def noise(self) -> Noise:
+        """Noise maps that the latents were found with, and are to be drawn with: the stored ones, or none."""
+        return "none" if self.inverter.get("noise") == "none" else "const"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers only, so that it can be stored as JSON."""

@@ -17,7 +17,7 @@ from ganaug.faces.photos import Photo
 from ganaug.faces.sources import Item
 from ganaug.generators import load_generator
 from ganaug.generators.deltas import DeltaLayout
-from ganaug.interfaces import CacheError, Generator, UserInputError
+from ganaug.interfaces import CacheError, Generator, Noise, UserInputError
 from ganaug.latents import split_anchor
 
 MIN_PHOTO_SIZE = 128  # pixels
@@ -101,13 +101,16 @@ def _classes(photos: Sequence[Photo], label: str | None) -> tuple[list[str], lis
 
 
 @torch.no_grad()
-def draw_records(records: Sequence[Record], generator: Generator, delta: Mapping[str, Any] | None = None) -> Tensor:
+def draw_records(
+    records: Sequence[Record], generator: Generator, delta: Mapping[str, Any] | None = None, noise: Noise = "const"
+) -> Tensor:
     """What a generator draws of records.
 
     Args:
         records: B of them, of one cache.
         generator: That of the cache.
         delta: ``delta`` of the cache's header.
+        noise: ``noise`` of the cache's header.
 
     Returns:
         ``(B, 3, R, R)``, nominally in [-1, 1], on the generator's device.
@@ -121,10 +124,10 @@ def draw_records(records: Sequence[Record], generator: Generator, delta: Mapping
     if delta is None:
         if numbers:
             raise ValueError("the records have deltas: give the layout that their header describes")
-        return generator.synthesis(code)
+        return generator.synthesis(code, noise)
     change = DeltaLayout.of(delta, generator).bind(torch.from_numpy(np.stack(numbers)).to(device))
     draw: Callable[..., Tensor] = generator.synthesis
-    return draw(code, delta=change)
+    return draw(code, noise, delta=change)
 
 
 class InversionDataset(Dataset[tuple[Tensor, int]]):
@@ -137,12 +140,13 @@ class InversionDataset(Dataset[tuple[Tensor, int]]):
         self.cache = LatentCache(cache)
         self.files = self.cache.keys()
         self.generator = load_generator(self.cache.header.generator)
-        self.delta = self.cache.header.delta
+        self.header = self.cache.header
 
     def __len__(self) -> int:
         return len(self.files)
 
     @torch.no_grad()
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image = to_unit_range(draw_records([self.cache.get(self.files[index])], self.generator, self.delta))[0]
+        record, header = self.cache.get(self.files[index]), self.header
+        image = to_unit_range(draw_records([record], self.generator, header.delta, header.noise))[0]
         return (image * 255).round().to(torch.uint8), 0

@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--out", metavar="DIR", type=Path, default=Path("ganaug-demo"), help="default: %(default)s")
     demo.add_argument("--limit", metavar="N", type=_positive, default=32, help="faces to use (default: %(default)s)")
-    demo.add_argument("--steps", metavar="N", type=_positive, default=80, help="inversion steps (default: %(default)s)")
+    demo.add_argument("--steps", metavar="N", type=_positive, help="inversion steps (default: those of precompute)")
     demo.add_argument("--ratio", metavar="X", type=float, default=0.5, help="share of variants (default: %(default)s)")
     demo.add_argument("--device", default="cpu", help="default: %(default)s")
     demo.add_argument("--seed", type=int, default=0)

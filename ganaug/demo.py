@@ -24,7 +24,6 @@ from ganaug.preview import preview_sheet
 from ganaug.schedules import check_ratio
 
 NUM_FACES = 32
-NUM_STEPS = 80
 IMAGE_SIZE = 64
 BATCH_SIZE = 16
 EPOCHS = 6
@@ -77,7 +76,7 @@ def run_demo(
     out: Path,
     *,
     num_faces: int = NUM_FACES,
-    steps: int = NUM_STEPS,
+    steps: int | None = None,
     ratio: float = 0.5,
     device: torch.device | None = None,
     seed: int = 0,
@@ -88,7 +87,7 @@ def run_demo(
         images: Folder of face photos; None draws faces from the bundled generator.
         out: Folder for ``faces.lmdb``, ``contact_sheet.png`` and ``summary.json``.
         num_faces: How many of the photos to use.
-        steps: Inversion steps.
+        steps: Inversion steps; None: as many as ``ganaug precompute`` takes.
         ratio: Share of generated samples in training.
         device: Where to work; the CPU if None.
         seed: Decides every draw.

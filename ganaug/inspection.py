@@ -206,7 +206,9 @@ def inversion_sheet(
             rows.append((f"{name},\nphoto", chips))
             notes.append(why)
         parts = _parts(records)
-        drawn = [to_unit_range(draw_records(part, generator, cache.header.delta)).cpu() for part in parts]
+        drawn = [
+            to_unit_range(draw_records(part, generator, cache.header.delta, cache.header.noise)).cpu() for part in parts
+        ]
         rows.append((f"{name} {by},\ninversion", torch.cat(drawn)))
         notes.append([_note(record) for record in records])
     sheet = contact_sheet(rows, _FACE_SIZE, notes=notes)

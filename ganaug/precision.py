@@ -1,4 +1,4 @@
-"""Where convolutions may run in bfloat16: steps of an inversion need no more digits, and are one and a half times as fast.
+"""Where convolutions may run in bfloat16: steps of an inversion need few digits, and take two thirds of the time.
 
 bfloat16 has float32's range and 8 bits of precision. A processor without instructions for it would be slower in it than
 in float32, so it is used only where there are some.

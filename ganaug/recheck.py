@@ -152,7 +152,7 @@ def recheck(
         records = _records(cache, keys[start : start + _AT_ONCE], unreadable)
         if not records:
             continue
-        drawn = draw_records(records, generator, cache.header.delta)
+        drawn = draw_records(records, generator, cache.header.delta, cache.header.noise)
         checked += len(records)
         finite = drawn.isfinite().float().mean(dim=(1, 2, 3)).tolist()
         differing |= {

@@ -66,6 +66,7 @@ class DeviceStage:
             freed_of=self._find_subspace(),
             residual=train.residual,
             delta_layout=train.delta_layout,
+            noise=train.header.noise,
         )
         self.soft_labels: SoftLabels | None = None
         if train.relabel == "soft":

@@ -125,6 +125,8 @@ def tune_cache(
             f"{cache.path} has changes of weights for each image, made for the generator as it is; tune a cache of "
             "another inverter, such as hybrid"
         )
+    if header.noise != "const":
+        raise UserInputError(f"{cache.path} was inverted without noise maps; tune a cache that was inverted with them")
     if minutes is not None and (resume or not 0.0 < minutes < float("inf")):
         raise UserInputError(
             "minutes were turned into steps when the run began; leave them out"

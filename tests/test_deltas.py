@@ -506,3 +506,19 @@ def test_a_generator_that_cannot_is_refused(tuned: Faces) -> None:
 
 def test_parts_of_a_delta() -> None:
     assert LayerDelta().add_to(torch.ones(1, 2, 3, 3), torch.ones(1, 2, 3, 3), None).sum() == 18.0
+
+
+def test_latents_found_without_noise_are_drawn_without(faces: Faces, tmp_path: Path) -> None:
+    header = make_header(faces.model)
+    header = replace(header, inverter={**header.inverter, "noise": "none"})
+    cache, key = LatentCache.create(tmp_path / "quiet.lmdb", header), faces.keys[3]
+    cache.put_many([LatentCache(faces.cache).get(key) for key in faces.keys])
+    code = torch.from_numpy(cache.get(key).latents).float()[None]
+    generator = load_generator(faces.model)
+    quiet, loud = (to_unit_range(generator.synthesis(code, noise))[0] for noise in ("none", "const"))
+    assert (quiet - loud).abs().max() > 0.01
+    train = wrapped(replace(faces, cache=tmp_path / "quiet.lmdb"), 0.0, paste="aligned")
+    served = train.loader(batch_size=4)
+    images = next(iter(served))[0]
+    torch.testing.assert_close(images[3].float() / 255.0, quiet, rtol=0.0, atol=0.51 / 255 + 1e-4)
+    cache.close()

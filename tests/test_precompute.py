@@ -314,7 +314,9 @@ def test_float32_cache_takes_large_latents(faces: Faces, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["hybrid", "optimization", "encoder"])
-def test_a_row_depends_on_its_own_image_alone(faces: Faces, name: str) -> None:
+def test_a_row_depends_on_its_own_image_alone(faces: Faces, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What depends on the batch size is rounding, and that of bfloat16 is 65,536 times coarser.
+    monkeypatch.setattr("ganaug.precision.multiplies_bfloat16", lambda device_type: False)
     inverter = build(faces.model, name, steps=6)
     chips = [align(Image.open(faces.root / key).convert("RGB"), Alignment(size=RESOLUTION))[0] for key in faces.keys]
     images = to_model_range(torch.from_numpy(np.stack(chips)).permute(0, 3, 1, 2))

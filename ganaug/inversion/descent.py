@@ -281,7 +281,8 @@ class _Slots:
         rows = {("target", name): tensor for name, tensor in targets.items()}
         for name in self.descent.rates:
             rows["param", name] = start[name].float()
-            rows |= {(f"rule {name}", key): value for key, value in self.descent.rule.begin(rows["param", name]).items()}
+            kept = self.descent.rule.begin(rows["param", name])
+            rows |= {(f"rule {name}", key): value for key, value in kept.items()}
         steps = float(self.descent.steps)
         # "sum" is of the losses since the last comparison, "before" the sum that was compared last.
         begun = {"step": 0.0, "end": steps, "ramp": RAMP_DOWN * steps, "loss": 0.0, "sum": 0.0, "before": torch.inf}

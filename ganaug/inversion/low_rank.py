@@ -29,7 +29,7 @@ from ganaug.latents import draw_latents
 NUM_TOWARDS = 256
 SEED = 0
 
-PIVOT_SHARE = 0.25  # of all steps; without any, edits move what the judges see a fifth less (FairFace val)
+PIVOT_SHARE = 0.25  # of all steps; set by trials
 
 
 class PivotalInverter:

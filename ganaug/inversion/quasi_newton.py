@@ -5,8 +5,9 @@ but that some *directions* do, by factors of thousands; where they lie is nearly
 (:mod:`ganaug.inversion.curvature`). In coordinates that even the average out, a quasi-Newton method (limited-memory
 BFGS: Nocedal and Wright, "Numerical Optimization", 2nd edition, section 7.2) learns the rest, each image's own.
 
-All is done for a batch: the inverse Hessian is applied in the compact form of Byrd, Nocedal and Schnabel ("Representations
-of quasi-Newton matrices", Mathematical Programming 63, 1994, equation 3.13), a few batched products instead of two loops.
+All is done for a batch: the inverse Hessian is applied in the compact form of Byrd, Nocedal and Schnabel
+("Representations of quasi-Newton matrices", Mathematical Programming 63, 1994, theorem 2.2), a few batched products
+instead of two loops.
 """
 
 from collections.abc import Callable
@@ -27,9 +28,9 @@ CURVED = 1e-8  # least cosine between step and change of the gradient for a pair
 class QuasiNewton:
     """L-BFGS with backtracking, one evaluation a step; fulfils :class:`ganaug.inversion.descent.Rule`.
 
-    A step that makes the loss rise, or not a number, is taken back and a shorter one tried from the same place. There is
-    no learning rate and no schedule: where the rate of the parameter is 1, the first step is the average image's Newton
-    step, and 0.5 halves it.
+    A step that makes the loss rise, or not a number, is taken back and a shorter one tried from the same place. There
+    is no learning rate and no schedule: where the rate of the parameter is 1, the first step is the average image's
+    Newton step, and 0.5 halves it.
 
     Attributes:
         whitening: ``(B, P)`` -> ``(B, P)``: a product with a symmetric matrix ``W``. Where ``code = W coordinates``,
@@ -62,6 +63,9 @@ class QuasiNewton:
             "pairs": filled(0.0),  # so far; the next goes where the oldest is
             "s": filled(0.0, self.memory, size),  # pairs are scaled so that s . y = 1; missing ones are zeros
             "y": filled(0.0, self.memory, size),
+            # Inner products of all pairs; a new pair changes a row and a column.
+            "sy": filled(0.0, self.memory, self.memory),
+            "yy": filled(0.0, self.memory, self.memory),
         }
 
     def move(
@@ -86,7 +90,8 @@ class QuasiNewton:
         state["scale"].copy_(torch.where(better, grown, BACKTRACK * state["scale"]))
         gamma = torch.where(state["gamma"] > 0.0, state["gamma"], progress.rate)
         oldest = state["pairs"].long() % self.memory
-        moved = -state["scale"][:, None] * inverse_times(state["gradient"], gamma, state["s"], state["y"], oldest)
+        pairs = Pairs(state["s"], state["y"], state["sy"], state["yy"], oldest)
+        moved = -state["scale"][:, None] * inverse_times(state["gradient"], gamma, pairs)
         state["moved"].copy_(moved)
         # After the last evaluation nothing tells whether a further step is one down.
         ahead = state["best"] + torch.where(progress.last[:, None], 0.0, self.whitening(moved))
@@ -99,11 +104,17 @@ class QuasiNewton:
         kept = known & (curvature > CURVED * step.norm(dim=1) * change.norm(dim=1))
         scale = torch.where(kept, curvature, 1.0).rsqrt()[:, None]
         image, place = torch.arange(len(step), device=step.device), state["pairs"].long() % self.memory
-        for name, new in (("s", step * scale), ("y", change * scale)):
-            state[name][image, place] = torch.where(kept[:, None], new, state[name][image, place])
+        new = {"s": step * scale, "y": change * scale}
+        for name, row in new.items():
+            state[name][image, place] = torch.where(kept[:, None], row, state[name][image, place])
+        for a, b in (("s", "y"), ("y", "y")):
+            # What is not kept leaves its place as it was, so these products are then what they were.
+            products = state[a + b]
+            products[image, :, place] = (state[a] @ state[b][image, place][:, :, None])[:, :, 0]
+            products[image, place] = (state[b] @ state[a][image, place][:, :, None])[:, :, 0]
         state["pairs"] += kept
         # Nocedal and Wright, equation 7.20: s . y / y . y of the newest pair.
-        newest = 1.0 / _dot(change * scale, change * scale).clamp(min=torch.finfo(change.dtype).tiny)
+        newest = 1.0 / _dot(new["y"], new["y"]).clamp(min=torch.finfo(change.dtype).tiny)
         state["gamma"].copy_(torch.where(kept, newest, state["gamma"]))
 
 
@@ -112,30 +123,39 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(dim=1)
 
 
-def inverse_times(gradient: Tensor, gamma: Tensor, s: Tensor, y: Tensor, oldest: Tensor) -> Tensor:
-    """L-BFGS's inverse Hessian times a vector.
+@dataclass(frozen=True)
+class Pairs:
+    """What L-BFGS knows of each image's loss.
 
-    Args:
-        gradient: ``(B, K)``.
-        gamma: ``(B,)``, the inverse Hessian before any pair.
+    Attributes:
         s: ``(B, M, K)`` steps, zeros for missing ones.
         y: ``(B, M, K)`` changes of the gradient, such that ``s . y = 1`` for each pair.
+        sy: ``(B, M, M)`` inner products of each ``s`` with each ``y``.
+        yy: ``(B, M, M)`` of each ``y`` with each ``y``.
         oldest: ``(B,)`` int64: where the oldest pair stands; the others follow, round the end.
-
-    Returns:
-        ``(B, K)``.
     """
+
+    s: Tensor
+    y: Tensor
+    sy: Tensor
+    yy: Tensor
+    oldest: Tensor
+
+
+def inverse_times(gradient: Tensor, gamma: Tensor, pairs: Pairs) -> Tensor:
+    """L-BFGS's inverse Hessian times ``gradient (B, K)``; ``gamma (B,)`` is the inverse Hessian before any pair."""
+    s, y = pairs.s, pairs.y
     memory = s.shape[1]
     identity = torch.eye(memory, device=s.device)
-    order = (oldest[:, None] + torch.arange(memory, device=s.device)) % memory
+    order = (pairs.oldest[:, None] + torch.arange(memory, device=s.device)) % memory
     image = torch.arange(len(s), device=s.device)[:, None]
 
     def ordered(square: Tensor) -> Tensor:
         return square[image[:, :, None], order[:, :, None], order[:, None, :]]
 
     # R: inner products of steps with later changes. Its diagonal is 1 by the scaling, for missing pairs by definition.
-    triangle = ordered(s @ y.transpose(1, 2)).triu(1) + identity
-    inner = ordered(y @ y.transpose(1, 2)) * gamma[:, None, None] + identity
+    triangle = ordered(pairs.sy).triu(1) + identity
+    inner = ordered(pairs.yy) * gamma[:, None, None] + identity
     along_s, along_y = (s @ gradient[:, :, None])[image, order], (y @ gradient[:, :, None])[image, order]
     p = torch.linalg.solve_triangular(triangle, along_s, upper=True)
     right = inner @ p - gamma[:, None, None] * along_y
