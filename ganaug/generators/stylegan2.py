@@ -153,15 +153,18 @@ class SynthesisLayer(nn.Module):
         if delta is not None:
             y = delta.add_to(y, x, self.fir if self.up else None)
         # The activation's gain is folded into everything that is summed before it (see layers.py).
-        x = y * (demodulation * LRELU_GAIN).to(x.dtype)[:, :, None, None]
+        shift = (self.bias * LRELU_GAIN)[:, None, None]
         if noise == "const":
-            x = x + (self.noise_const * (self.noise_strength * LRELU_GAIN)).to(x.dtype)
-            if delta is not None and delta.noise is not None:
-                x = x + (delta.noise * LRELU_GAIN).to(x.dtype)
+            shift = shift + self.noise_const * (self.noise_strength * LRELU_GAIN)
+        # One pass over the map for what is the same for all images: product, noise and bias.
+        shift = shift[None].to(y.dtype).contiguous(memory_format=torch.channels_last)
+        x = torch.addcmul(shift, y, (demodulation * LRELU_GAIN).to(y.dtype)[:, :, None, None])
+        if noise == "const" and delta is not None and delta.noise is not None:
+            x = x + (delta.noise * LRELU_GAIN).to(x.dtype)
         elif noise == "random":
             field = torch.randn(x.shape[0], 1, *x.shape[2:], generator=rng, device=x.device, dtype=x.dtype)
             x = x + field * (self.noise_strength * LRELU_GAIN).to(x.dtype)
-        x = F.leaky_relu(x + (self.bias * LRELU_GAIN).to(x.dtype)[:, None, None], LRELU_SLOPE)
+        x = F.leaky_relu(x, LRELU_SLOPE)
         return x if self.conv_clamp is None else x.clamp(-self.conv_clamp, self.conv_clamp)
 
 
