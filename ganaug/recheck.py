@@ -25,7 +25,7 @@ from ganaug.rng import hash_text
 
 # What counts as the same: this share of the stored value and this much beyond. Records in float16,
 # another batch size and one core or eight change the PSNR of the bundled generator's inversions by 0.0008 dB at most
-# (320 photos, two caches), convolutions that round to 10 bits as a GPU's TF32 does by 0.002 dB, and their SSIM by
+# (128 photos, two caches), convolutions that round to 10 bits as a GPU's TF32 does by 0.002 dB, and their SSIM by
 # 0.00004. The rest is for decoders of JPEG that differ by a grey level. Records that were mixed up differ by decibels.
 TOLERANCES = {"psnr": (0.0, 0.05), "ssim": (0.0, 0.002), "mse": (0.012, 2e-6)}
 

@@ -12,11 +12,9 @@ from ganaug.inversion.curvature import curvature_of
 from ganaug.inversion.encoder import Encoder, EncoderInverter, LatentEncoder, load_encoder
 from ganaug.inversion.low_rank import PIVOT_SHARE, PivotalInverter
 from ganaug.inversion.optimization import OptimizationInverter
-from ganaug.inversion.quality import QualityJudge
+from ganaug.inversion.quality import JUDGES, QualityJudge
 
 Source = str | Path | checkpoints.Model
-
-JUDGE = "faces64"  # whose perceptual features serve models that hold none
 
 
 Build = Callable[[Generator, Source, torch.device, int, QualityJudge], Inverter]
@@ -33,9 +31,9 @@ def _optimization(
 ) -> OptimizationInverter:
     """``quick``: with the average curvature, and steps in bfloat16 where that is fast."""
     own = "features" in checkpoints.open_model(model).parts
-    features = load_perceptual_features(model if own else JUDGE, device)
+    features = load_perceptual_features(model if own else JUDGES, device)
     curvature = curvature_of(generator, features, encoder) if quick and encoder is not None else None
-    features_of = None if own else JUDGE
+    features_of = None if own else JUDGES
     return OptimizationInverter(
         generator,
         features,

@@ -22,7 +22,7 @@ from ganaug.inversion.quality import QualityJudge
 from ganaug.inversion.quasi_newton import QuasiNewton
 from ganaug.precision import fast_convolutions
 
-# Share of the steps in which the generator may round. Near the end 8 bits are too few: at 60 steps, three fifths of a
+# Share of the steps in which the generator may round. Near the end 8 bits are too few: at 60 steps, four fifths of a
 # gradient was rounding. Perceptual features may round to the last: the error was the same to 1 %.
 EARLY = 0.75
 
