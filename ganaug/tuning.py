@@ -23,9 +23,8 @@ from ganaug.faces.photos import Photo
 from ganaug.features import load_perceptual_features
 from ganaug.generators import Network, load_generator
 from ganaug.interfaces import Generator, UserInputError
-from ganaug.inversion import JUDGE
 from ganaug.inversion.losses import InversionLoss, PerceptualLoss, PixelLoss, StartLoss
-from ganaug.inversion.quality import QualityJudge, make_judge
+from ganaug.inversion.quality import JUDGES, QualityJudge, make_judge
 from ganaug.inversion.tuning import Tuner, TuningConfig
 from ganaug.latents import split_anchor
 from ganaug.training.checkpoint import read_checkpoint, write_checkpoint
@@ -212,8 +211,8 @@ def _judge_of(cache: LatentCache, embedder: str | Path, device: torch.device) ->
 
 def _objective(model: checkpoints.Model, generator: Generator, device: torch.device) -> InversionLoss:
     own = "features" in model.parts
-    features = load_perceptual_features(model if own else JUDGE, device)
-    perceptual = PerceptualLoss(features, FEATURE_WEIGHT, None if own else JUDGE)
+    features = load_perceptual_features(model if own else JUDGES, device)
+    perceptual = PerceptualLoss(features, FEATURE_WEIGHT, None if own else JUDGES)
     return InversionLoss([PixelLoss(), perceptual, StartLoss(generator, PRIOR_WEIGHT)])
 
 
