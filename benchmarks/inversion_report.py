@@ -101,7 +101,10 @@ def rows_of(results: Sequence[Result]) -> list[dict[str, Any]]:
         if reference is not None:
             row["mse_ratio"] = ratio_of_means(result, reference, "mse")[0]
         for measure in PLOTTED:
-            row[f"{measure}_plotted"] = as_if_on_all(result, anchor or result, measure)
+            # A cosine moved by a difference could pass 1: identity is that of the photos that the method saw.
+            shown = result if measure == "identity" else anchor or result
+            moved = as_if_on_all(result, shown, measure)
+            row[f"{measure}_plotted"] = moved if shown is not result else mean_and_error(values_of(result, measure))
         rows.append(row)
     return rows
 
