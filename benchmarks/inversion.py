@@ -165,8 +165,11 @@ def select(names: str | None, quick: bool) -> list[Method]:
             known = [method for method in METHODS if method.name == name]
             if not known:
                 raise SystemExit(f"unknown inverter {name!r}: expected some of {', '.join({m.name for m in METHODS})}")
-            first = known[0]
-            chosen += [Method(name, int(steps), first.share, first.sets)] if steps else known
+            if not steps:
+                chosen += known
+                continue
+            like = next((method for method in known if method.steps == int(steps)), known[0])
+            chosen.append(replace(like, steps=int(steps), default=like.default and like.steps == int(steps)))
     return [method.quick() if quick else method for method in chosen]
 
 

@@ -83,9 +83,9 @@ def reference_of(results: Sequence[Result], name: str) -> Result | None:
 
 
 def find(results: Sequence[Result], name: str, method: str) -> Result | None:
-    """The result of a set and method; where there are several the one with ``default``."""
+    """The result of a set and method; where there are several the one with ``default``, else the most steps."""
     found = [row for row in results if (row["set"], row["method"]) == (name, method)]
-    return next((row for row in found if row.get("default")), found[0] if found else None)
+    return max(found, key=lambda row: (bool(row.get("default")), row["steps"] or 0), default=None)
 
 
 def rows_of(results: Sequence[Result]) -> list[dict[str, Any]]:

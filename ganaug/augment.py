@@ -48,7 +48,7 @@ class BatchAugmenter:
         freed_of: Directions that no variant moves along, on the device; see :mod:`ganaug.preservation`. None for none.
         delta_layout: Where the numbers of ``latents["delta"]`` belong; None where records change nothing in the
             generator.
-        noise: Noise maps that faces are drawn with, see :attr:`ganaug.cache_format.CacheHeader.noise`.
+        noise: Noise maps that faces are drawn with, see :attr:`ganaug.cache_header.CacheHeader.noise`.
         residual: How much of a photo's details stays in its variants, see :class:`ganaug.dataset.GANAugmentedDataset`.
 
     Attributes:

@@ -12,22 +12,9 @@ from numpy.typing import NDArray
 
 from ganaug import lmdb_pool
 from ganaug.cache_failures import Failure, decode_failure, encode_failure
-from ganaug.cache_format import (
-    CRC,
-    DAMAGED,
-    FORMAT_VERSION,
-    FOUND,
-    MISSING,
-    CacheHeader,
-    Layout,
-    ManyLatents,
-    Record,
-    decode_header,
-    encode_header,
-    require_equal,
-    storage_key,
-    true_key,
-)
+from ganaug.cache_format import DAMAGED, FOUND, MISSING, Layout, ManyLatents, Record
+from ganaug.cache_header import FORMAT_VERSION, CacheHeader, decode_header, encode_header, require_equal
+from ganaug.cache_keys import CRC, storage_key, true_key
 from ganaug.interfaces import CacheError, LatentSpec
 
 __all__ = ["DAMAGED", "FORMAT_VERSION", "FOUND", "MISSING", "CacheHeader", "LatentCache", "ManyLatents", "Record"]

@@ -8,7 +8,7 @@
 import struct
 from typing import NamedTuple
 
-from ganaug.cache_format import CRC, checksum, key_inside, storage_key, true_key
+from ganaug.cache_keys import CRC, checksum, key_inside, storage_key, true_key
 
 _PREFIX = struct.Struct("<II")  # crc32, key length
 

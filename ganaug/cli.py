@@ -8,7 +8,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ganaug import __version__, cli_directions, cli_inspect, cli_precompute, cli_tuning, commands
+from ganaug import (
+    __version__,
+    cli_audit,
+    cli_directions,
+    cli_evaluate,
+    cli_explain,
+    cli_export,
+    cli_inspect,
+    cli_precompute,
+    cli_study,
+    cli_tuning,
+    commands,
+)
 from ganaug.errors import GanaugError, UserInputError
 
 EXIT_DAMAGED = 1
@@ -75,6 +87,12 @@ def build_parser() -> argparse.ArgumentParser:
     summary = "A generator tuned to the photos of a cache, and the cache for it; personal data."
     cli_tuning.add_arguments(command("tune", cli_tuning.tune, summary), _positive, layout)
 
+    summary = "Whether augmentation treats groups alike: figures of each group, and warnings in plain words."
+    cli_audit.add_arguments(command("audit", cli_audit.audit, summary), _positive, layout)
+
+    summary = "How real, how diverse and how much the same person variants are, as figures and as a page."
+    cli_evaluate.add_arguments(command("evaluate", cli_evaluate.evaluate, summary), _positive, layout)
+
     curate = command("curate", commands.curate, "Which photos are fit to be used: measured, listed, with a report.")
     curate.add_argument("source", metavar="SRC", help="folder, package.module:function, or where --dataset lies")
     curate.add_argument("--dataset", metavar="NAME", help=layout)
@@ -123,33 +141,19 @@ def build_parser() -> argparse.ArgumentParser:
     preview.add_argument("--device", default="cpu", help="default: %(default)s")
     preview.add_argument("--seed", type=int, default=0)
 
-    export = command("export", commands.export, "Variants as PNG files. Killed and run again, it continues.")
-    export.add_argument("--cache", metavar="DIR", required=True)
-    export.add_argument("--images", metavar="SRC", required=True, help="the photos that were precomputed")
-    export.add_argument("--dataset", metavar="NAME", help=layout)
-    export.add_argument("--split", metavar="NAME", help="split of --dataset (default: all)")
-    export.add_argument("--out", metavar="DIR", type=Path, required=True)
-    export.add_argument("--variants-per-image", metavar="N", type=_positive, default=1, help="default: %(default)s")
-    export.add_argument("--ratio", metavar="X", type=float, default=1.0, help="share made (default: %(default)s)")
-    export.add_argument("--edits", metavar="NAME,...", help="default: the default edits")
-    export.add_argument("--directions", metavar="FILE", help="of `ganaug directions`, whose names can be edits")
-    export.add_argument("--preserve", metavar="NAME,...", help="what must not change: identity, label, gender, ...")
-    export.add_argument("--label", metavar="NAME", help="attribute of --dataset as label (default: the folder)")
-    export.add_argument("--embedder", metavar="NAME|FILE", help="gate (default: identity64 if identity is preserved)")
-    export.add_argument("--size", metavar="S", type=_positive, help="side in pixels (default: 128 or the generator's)")
-    export.add_argument("--paste", choices=("paste", "aligned", "whole"), default="paste", help="default: %(default)s")
-    kept = "photo plus change, with this share, 0 to 1, of its own details where the edit puts others"
-    export.add_argument("--residual", metavar="X", type=float, help=kept)
-    least = "leave out photos whose inversion is below: PSNR in dB, or psnr=20,identity=0.8"
-    export.add_argument("--min-quality", metavar="X|NAME=X,...", help=least)
-    export.add_argument("--classical", action="store_true", help="classical augmentation too, as while training")
-    export.add_argument("--batch-size", metavar="N", type=_positive, default=32, help="default: %(default)s")
-    export.add_argument("--num-workers", metavar="N", type=int, default=0, help="default: %(default)s")
-    export.add_argument("--device", default="cpu", help="default: %(default)s")
-    export.add_argument("--seed", type=int, default=0)
+    summary = "Variants as PNG files. Killed and run again, it continues."
+    cli_export.add_arguments(command("export", cli_export.export, summary), _positive, layout)
+
+    summary = "What became of a photo of a cache, or how an exported picture came about; and if that is true."
+    cli_explain.add_explain(command("explain", cli_explain.explain, summary), _positive, layout)
+    summary = "A data card of a cache or an export, or a model card: what the files know, in Markdown."
+    cli_explain.add_card(command("card", cli_explain.card, summary))
 
     summary = "Directions for a generator: fitted to labels, discovered, imported, shown."
     cli_directions.add_parser(subparsers.add_parser("directions", help=summary, description=summary))
+
+    summary = "Human evaluation: pictures for people to judge, a page for them, and what came out."
+    cli_study.add_parser(subparsers.add_parser("study", help=summary, description=summary), _positive, layout)
 
     train = command("train", commands.train, "Train or fine-tune a generator with its encoder on a folder of photos.")
     train.add_argument("--data", metavar="SRC", required=True, help="folder, or package.module:function for a dataset")

@@ -77,6 +77,7 @@ def _one_line(row: dict[str, Any]) -> str:
 def preview(args: argparse.Namespace) -> dict[str, Any]:
     """A contact sheet, or edits from weak to strong."""
     from ganaug.cached_faces import InversionDataset, PhotoDataset
+    from ganaug.cli_export import names_of
     from ganaug.dataset import GANAugmentedDataset
     from ganaug.faces.paste import Paste
     from ganaug.faces.photos import photos_in_folder
@@ -92,7 +93,7 @@ def preview(args: argparse.Namespace) -> dict[str, Any]:
         base,
         args.cache,
         ratio=1.0,
-        edits=_names(args.edits),
+        edits=names_of(args.edits),
         seed=args.seed,
         paste=paste,
         **({} if args.directions is None else {"directions": args.directions}),
@@ -108,42 +109,6 @@ def preview(args: argparse.Namespace) -> dict[str, Any]:
         return {"out": [str(file) for file in files], "edits": names}
     sheet = preview_sheet(train, args.out, args.num_faces, device)
     return {"out": str(args.out), "width": sheet.width, "height": sheet.height, "edits": names}
-
-
-def _names(text: str | None) -> list[str] | None:
-    """``NAME,...`` of a flag."""
-    return None if text is None else [name.strip() for name in text.split(",")]
-
-
-def export(args: argparse.Namespace) -> dict[str, Any]:
-    """Variants as files."""
-    from ganaug.cached_faces import PhotoDataset
-    from ganaug.classical import ClassicalAugmentation
-    from ganaug.cli_inspect import min_quality_of
-    from ganaug.dataset import GANAugmentedDataset
-    from ganaug.embedders import load_embedder
-    from ganaug.export import export_variants
-    from ganaug.faces.photos import photos_from
-    from ganaug.gate import IdentityGate
-    from ganaug.interfaces import resolve_device
-
-    device = resolve_device(args.device)
-    base = PhotoDataset(photos_from(args.images, args.dataset, args.split), args.cache, args.size, args.label)
-    train = GANAugmentedDataset(
-        base,
-        args.cache,
-        ratio=args.ratio,
-        edits=_names(args.edits),
-        classical=ClassicalAugmentation() if args.classical else None,
-        preserve=_names(args.preserve) or (),
-        seed=args.seed,
-        paste=args.paste,
-        residual=args.residual,
-        min_quality=min_quality_of(args.min_quality),
-        **({} if args.directions is None else {"directions": args.directions}),
-        gate="auto" if args.embedder is None else IdentityGate(load_embedder(args.embedder)),
-    )
-    return export_variants(train, args.out, args.variants_per_image, args.batch_size, device, args.num_workers)
 
 
 def train(args: argparse.Namespace) -> dict[str, Any]:

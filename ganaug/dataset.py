@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from ganaug import rng
 from ganaug.batches import FileHasher, IndexedItems, fetch
 from ganaug.cache import LatentCache
-from ganaug.checkpoints import open_model
+from ganaug.chip_framing import background_points, chip_template
 from ganaug.classical import ClassicalAugmentation
 from ganaug.degrade import Degradation, DegradationConfig
 from ganaug.edits.table import Directions
@@ -27,12 +27,11 @@ from ganaug.faces.normalization import Normalize, resolve_normalization
 from ganaug.faces.paste import PASTES, Paste
 from ganaug.faces.residual import check_residual
 from ganaug.faces.sources import Item, label_name, label_values, list_items, list_labels
-from ganaug.faces.templates import TEMPLATES, template_of
 from ganaug.faces.transforms import warn_of_random_steps
 from ganaug.gate import Gate, choose_gates, watched_by
 from ganaug.generators import load_generator
 from ganaug.generators.deltas import DeltaLayout
-from ganaug.interfaces import CacheError, CheckpointError, Edit, Generator, UserInputError
+from ganaug.interfaces import CacheError, Edit, Generator, UserInputError
 from ganaug.latent_reader import LatentReader
 from ganaug.min_quality import MinQuality, resolve_min_quality
 from ganaug.partners import PartnerPool
@@ -191,8 +190,8 @@ class GANAugmentedDataset(Dataset[Any]):
             raise UserInputError(f"unknown fit {fit!r}: expected one of {', '.join(FITS)}")
         self.paste, self.fit, self.residual = paste, fit, check_residual(residual)
         self.background = make_background(background)
-        self.chip_template = self._find_chip_template()
-        self.chip_points = self._find_chip_points()
+        self.chip_template = chip_template(self.header)
+        self.chip_points = background_points(self.background, self.generator, self.header.generator, self.chip_template)
         self.normalization = resolve_normalization(normalize, dataset)
         self.degradation = None if degradation is None else Degradation(degradation, self.generator.img_resolution)
         check_extra(extra, max_extra)
@@ -229,29 +228,6 @@ class GANAugmentedDataset(Dataset[Any]):
                 weights = quality_weights(self.reader.quality_of(np.arange(len(usable)), name), none, full)
                 usable = usable & (weights > 0.0)
             self.extras = Extras.build(extra, max_extra, usable, self.key_hashes, self.groups, self.policy.seed)
-
-    def _find_chip_template(self) -> str | None:
-        """Where faces lie in the generator's chips, a key of ``TEMPLATES``; None if nobody knows."""
-        template = self.header.alignment.get("template")
-        if template is None:
-            try:
-                template = template_of(open_model(self.header.generator).description)
-            except CheckpointError:  # the generator was given as an object, and its file is gone
-                template = None
-        return template
-
-    def _find_chip_points(self) -> torch.Tensor | None:
-        """``(5, 2)`` points of the face in [0, 1] of the chip, where the background cannot be found without them."""
-        if self.background is None or self.background.parser is not None:
-            return None
-        if "background" in self.generator.latent_spec.parts:
-            return None
-        if self.chip_template is None:
-            raise UserInputError(
-                f"background: generator {self.header.generator} does not say where faces lie in its chips, and has no "
-                "parts; give Background(fill, parser=...), or make the cache with --align points --template NAME"
-            )
-        return torch.from_numpy(TEMPLATES[self.chip_template]).float()
 
     def __len__(self) -> int:
         return len(self.items) + len(self.extras)

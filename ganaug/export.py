@@ -8,9 +8,10 @@ import os
 import time
 import urllib.parse
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ganaug.batches import find_images
+from ganaug.content_credentials import ContentSigner, source_type, variant_manifest
 from ganaug.dataset import GANAugmentedDataset
 from ganaug.faces.sources import list_attributes
 from ganaug.interfaces import CacheError, UserInputError
@@ -41,6 +43,7 @@ def export_variants(
     device: str | torch.device = "cpu",
     num_workers: int = 0,
     progress: bool = True,
+    signer: ContentSigner | None = None,
 ) -> dict[str, Any]:
     """Writes the variants of a dataset as PNG files; killed and run again, it continues.
 
@@ -60,6 +63,7 @@ def export_variants(
         device: Where to make variants.
         num_workers: Processes that read images.
         progress: Show a progress bar.
+        signer: Signs every file, see :mod:`ganaug.content_credentials`; pixels and marks stay as they are without.
 
     Returns:
         Figures: images written in all and by this call, what became of the other draws, seconds.
@@ -74,7 +78,7 @@ def export_variants(
         raise CacheError(f"no sample of the dataset has latents in {train.cache.path}")
     started = time.monotonic()
     loader = train.loader(batch_size, num_workers=num_workers, device=device, return_info=True)
-    files = _Files(Path(out), _settings(train, variants_per_image, batch_size))
+    files = _Files(Path(out), _settings(train, variants_per_image, batch_size, signer))
     loader.load_state_dict(files.position or loader.state_dict())
     labels = _labels(train)
     before, total = files.counts["generated"], variants_per_image * len(loader)
@@ -85,10 +89,11 @@ def export_variants(
                 recipes: list[Recipe] = (batch if isinstance(batch, dict) else batch[-1])["recipe"]
                 made = [_rounded(recipe) for recipe in recipes if recipe.is_generated]
                 at = [row for row, recipe in enumerate(recipes) if recipe.is_generated]
-                faces = map(Image.fromarray, _to_uint8(train, batch[find_images(batch)][at]))
+                faces = map(Image.fromarray, as_uint8(train, batch[find_images(batch)][at]))
                 names = [file_name(recipe) for recipe in made]
                 marks = [{"generator": train.header.fingerprint, "recipe": recipe.to_dict()} for recipe in made]
-                list(pool.map(save_synthetic, faces, [files.out / name for name in names], marks))
+                seals = _seals(train, made, names, signer)
+                list(pool.map(save_synthetic, faces, [files.out / name for name in names], marks, seals))
                 files.add(names, made, [labels.get(recipe.key, "") for recipe in made])
                 files.commit(Counter(recipe.source.name.lower() for recipe in recipes), loader.state_dict())
                 bar.update()
@@ -195,7 +200,27 @@ class _Files:
         self.sizes[name] += len(data)
 
 
-def _settings(train: GANAugmentedDataset, variants_per_image: int, batch_size: int) -> dict[str, Any]:
+def _seals(
+    train: GANAugmentedDataset, made: Sequence[Recipe], names: Sequence[str], signer: ContentSigner | None
+) -> list[Callable[[bytes], bytes] | None]:
+    """For each variant what signs its file."""
+    if signer is None:
+        return [None] * len(made)
+    keys = sorted({key for recipe in made for key in [recipe.key, *(edit.partner for edit in recipe.edits)] if key})
+    found = train.cache.get_many(keys).source_hashes
+    hashes = {key: bytes(row).hex() for key, row in zip(keys, found, strict=True)}
+    generator = {"name": Path(train.header.generator).name, "fingerprint": train.header.fingerprint}
+    kind = source_type(train.paste, train.residual, train.background is not None)
+    manifests = [
+        {**variant_manifest(recipe, generator, hashes, kind), "title": name.rpartition("/")[2]}
+        for recipe, name in zip(made, names, strict=True)
+    ]
+    return [partial(signer, manifest=manifest) for manifest in manifests]
+
+
+def _settings(
+    train: GANAugmentedDataset, variants_per_image: int, batch_size: int, signer: ContentSigner | None = None
+) -> dict[str, Any]:
     """What decides the files. The policy itself may hold functions; of it, the first draws are compared."""
     policy, count = train.policy, min(batch_size, len(train))
     draws = [r.to_dict() for e in range(min(variants_per_image, 2)) for r in train.draw(range(count), e).rows()]
@@ -210,6 +235,7 @@ def _settings(train: GANAugmentedDataset, variants_per_image: int, batch_size: i
         "paste": train.paste,
         **({} if train.residual is None else {"residual": train.residual}),  # so that older exports can go on
         **({"min_quality": train.min_quality} if train.min_quality else {}),
+        **({} if signer is None else {"signed_by": signer.fingerprint}),
         "variants_per_image": variants_per_image,
         "batch_size": batch_size,
         "first_draws": _digest(draws),
@@ -238,7 +264,7 @@ def _digest(values: Any) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
-def _to_uint8(train: GANAugmentedDataset, images: torch.Tensor) -> NDArray[np.uint8]:
+def as_uint8(train: GANAugmentedDataset, images: torch.Tensor) -> NDArray[np.uint8]:
     """Images as the loader serves them -> ``(K, H, W, 3)``."""
     if images.dtype != torch.uint8:
         if train.normalization is not None:

@@ -107,6 +107,10 @@ class PerceptualFeatures(nn.Module):
         maps: list[Tensor] = self.trunk(images)
         return maps
 
+    def distance(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+        """``(B,)`` from the maps of two batches: :func:`feature_distance`, at least 0 in spite of rounding."""
+        return feature_distance(a, b).clamp(min=0.0)
+
 
 class PooledFeatures(nn.Module):
     """Images as points whose distribution can be compared (:mod:`ganaug.metrics`), by a trunk instead of Inception.

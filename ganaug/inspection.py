@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ganaug.cache import LatentCache, Record
+from ganaug.cache import FOUND, LatentCache, Record
 from ganaug.cached_faces import draw_records
 from ganaug.faces.align import Alignment, to_unit_range
 from ganaug.faces.photos import Photo
@@ -85,7 +85,7 @@ def read_figures(cache: LatentCache) -> tuple[list[str], dict[str, NDArray[np.fl
     found: list[str] = []
     for start in range(0, len(keys), _AT_ONCE):
         some = keys[start : start + _AT_ONCE]
-        values, sound = cache.get_qualities(some), cache.get_many(some).status == 0
+        values, sound = cache.get_qualities(some), cache.get_many(some).status == FOUND
         parts.append(values[sound])
         found += [key for key, is_sound in zip(some, sound, strict=True) if is_sound]
     names = cache.header.quality_names

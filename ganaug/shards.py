@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ganaug.cache import FOUND, LatentCache
-from ganaug.cache_format import require_equal
+from ganaug.cache_header import require_equal
 from ganaug.faces.photos import Photo
 from ganaug.interfaces import CacheError, UserInputError
 

@@ -1,8 +1,9 @@
 """The mark of pictures with generated faces in them: a PNG text chunk that is written with the pixels or not at all."""
 
+import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,17 @@ def check_png(path: str | Path, what: str) -> Path:
     return path
 
 
-def save_synthetic(image: Image.Image, path: str | Path, mark: Mapping[str, Any]) -> None:
+def save_synthetic(
+    image: Image.Image, path: str | Path, mark: Mapping[str, Any], seal: Callable[[bytes], bytes] | None = None
+) -> None:
     """Writes a picture with generated faces in it, atomically and with its mark.
 
     Args:
         image: RGB.
         path: PNG to write; its folder is made.
         mark: JSON-able: ``generator`` (fingerprint) and, for a single variant, ``recipe``.
+        seal: The PNG's bytes -> those that are written: a signature over them, see
+            :mod:`ganaug.content_credentials`.
 
     Raises:
         UserInputError: If ``path`` is no ``.png``, or ``mark`` does not name the generator.
@@ -50,7 +55,12 @@ def save_synthetic(image: Image.Image, path: str | Path, mark: Mapping[str, Any]
     info.add_text(SYNTHETIC_TAG, json.dumps({"made_by": "ganaug", **mark}))  # ASCII, so that every reader takes it
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    image.save(temporary, format="PNG", pnginfo=info)
+    if seal is None:
+        image.save(temporary, format="PNG", pnginfo=info)
+    else:
+        data = io.BytesIO()
+        image.save(data, format="PNG", pnginfo=info)
+        temporary.write_bytes(seal(data.getvalue()))
     os.replace(temporary, path)
 
 

@@ -10,11 +10,13 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import Dataset
 
 from ganaug import checkpoints
 from ganaug.cache import CacheHeader, LatentCache, Record
@@ -45,6 +47,20 @@ class Faces:
     cache: Path
     keys: list[str]
     model: Path
+
+
+class Items(Dataset[Any]):
+    """A list as a dataset, with any attributes."""
+
+    def __init__(self, items: Sequence[Any], **attributes: Any) -> None:
+        self.values = list(items)
+        self.__dict__.update(attributes)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.values[index]
 
 
 def random_generator(seed: int = 0, config: StyleGAN2Config = CONFIG) -> StyleGAN2:

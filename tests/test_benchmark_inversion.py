@@ -17,7 +17,7 @@ import inversion_report as report
 from inversion_peers import project_folder
 
 from ganaug.features import load_perceptual_features
-from ganaug.inversion import OptimizationInverter
+from ganaug.inversion import DEFAULT_STEPS, OptimizationInverter
 
 
 def result(name: str, method: str, steps: int | None, mse: list[float], **more: Any) -> report.Result:
@@ -105,6 +105,16 @@ def test_hybrid_must_be_as_good_in_a_tenth_of_the_time(seconds, mse, met):
     assert verdict(report.checks(results, None), "hybrid, 50 over optimization in W+, 400") == met
 
 
+def test_the_result_with_the_default_steps_is_looked_at_else_the_one_with_the_most():
+    few, many, encoder = (
+        result("val", name, steps, [0.1]) for name, steps in (("hybrid", 20), ("hybrid", 60), ("encoder", None))
+    )
+    assert report.find([few, many, encoder], "val", "hybrid") is many
+    usual = {**few, "default": True}
+    assert report.find([many, usual], "val", "hybrid") is usual
+    assert report.find([few, encoder], "val", "encoder") is encoder and report.find([few], "london", "hybrid") is None
+
+
 def test_what_tuning_must_gain_and_deltas_must_keep():
     def of(classic: float, deltas: float) -> list[tuple[str, bool]]:
         results = [
@@ -153,10 +163,12 @@ def test_results_are_kept_until_something_that_decides_them_changes(tmp_path):
 def test_methods_by_name_and_by_steps():
     assert inversion.select(None, False) == list(inversion.METHODS)
     assert sum(method.default for method in inversion.METHODS if method.name == "hybrid") == 1
-    chosen = inversion.select("encoder,hybrid:7", False)
+    usual = DEFAULT_STEPS["hybrid"]
+    chosen = inversion.select(f"encoder,hybrid:7,hybrid:{usual}", False)
     assert [(method.name, method.steps, method.default) for method in chosen] == [
         ("encoder", None, False),
         ("hybrid", 7, False),
+        ("hybrid", usual, True),
     ]
     assert [method.steps for method in inversion.select("optimization", True)] == [5, 10, 20, 40]
     with pytest.raises(SystemExit, match="unknown inverter 'pti'"):

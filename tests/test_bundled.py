@@ -34,6 +34,7 @@ def test_package_is_small() -> None:
     files = [
         path for path in checkpoints.ASSETS.parent.rglob("*") if path.is_file() and "__pycache__" not in path.parts
     ]
+    # 20.0 MB generator, encoder and features, 1.3 MB each embedder and curvature, 1.0 MB edits, samples and cards.
     assert sum(path.stat().st_size for path in files) < 26e6
 
 
@@ -71,7 +72,7 @@ def test_main_job(folder: Path) -> None:
     cache = LatentCache.create(folder.parent / "faces.lmdb", make_header(generator, "faces64", inverter))
     result = precompute(photos_in_folder(folder), cache, inverter, CPU, progress=False)
     assert result.images == 6
-    assert result.psnr_median is not None and result.psnr_median > 22.0
+    assert result.psnr_median is not None and result.psnr_median > 34.0
     base = FaceFolder(folder, find_images(folder))
     train = GANAugmentedDataset(base, cache, ratio=1.0, edits=["fine"], classical=None)
     (images, people) = next(iter(train.loader(batch_size=6)))
@@ -81,8 +82,8 @@ def test_main_job(folder: Path) -> None:
     photos = torch.stack([base[i][0] for i in range(6)]).float() / 255
     change = (images.float() / 255 - photos).abs().mean(dim=(1, 2, 3))
     others = (photos - photos.roll(1, 0)).abs().mean()
-    assert (change > 0.008).all()
-    assert change.mean() < 0.7 * others
+    assert (change > 0.008).all()  # two grey levels: one of these faces is much like its partner
+    assert 0.03 < change.mean() < 0.7 * others
 
 
 def test_hybrid_beats_the_mean_at_equal_steps() -> None:

@@ -34,7 +34,9 @@ from hypothesis.extra.numpy import arrays
 
 from ganaug import lmdb_pool, lmdb_verify
 from ganaug.cache import DAMAGED, FOUND, MISSING, CacheHeader, LatentCache, Record
-from ganaug.cache_format import Layout, checksum, encode_header
+from ganaug.cache_format import Layout
+from ganaug.cache_header import encode_header
+from ganaug.cache_keys import checksum
 from ganaug.interfaces import CacheError, LatentSpec
 
 L, D = 6, 256  # 3 KB per record: outside LMDB's leaf pages, as real latents are

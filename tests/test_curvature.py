@@ -19,7 +19,7 @@ from ganaug.inversion.curvature import (
     typical_codes,
     write_curvature,
 )
-from ganaug.inversion.descent import Descent
+from ganaug.inversion.descent import Descent, Progress
 from ganaug.inversion.optimization import OptimizationInverter
 from ganaug.inversion.quasi_newton import Pairs, QuasiNewton, inverse_times
 
@@ -181,6 +181,22 @@ def test_a_quadratic_is_solved_exactly() -> None:
     images = photos(5)
     found = Descent(Quadratic(bowl), {"code": 0.5}, 8, rule=QuasiNewton(lambda x: x @ root)).run(images)
     torch.testing.assert_close(found.params["code"], images.flatten(1)[:, :24], rtol=1e-2, atol=1e-2)
+
+
+def test_what_no_pair_tells_curves_like_the_newest_one() -> None:
+    """The inverse Hessian before any pair is the geometric mean of Barzilai and Borwein's two steps: ``|s| / |y|``."""
+    rule, curves, code = QuasiNewton(lambda x: x), torch.tensor([1.0, 0.1, 0.01]), torch.tensor([[1.0, -2.0, 3.0]])
+    state, still, previous = rule.begin(code), torch.zeros(1), code
+    progress = Progress(0.5, still, still, still == 0, still != 0)
+    for _ in range(3):
+        before, loss = code, (0.5 * curves * code.square()).sum(dim=1)
+        code, _ = rule.move(code, curves * code, loss, progress, state)
+        seen, gamma = float(state["pairs"]), float(state["gamma"])
+        if seen:
+            step = before - previous
+            assert gamma == pytest.approx(float(step.norm() / (curves * step).norm()), rel=1e-4)
+        previous = before
+    assert seen == 2
 
 
 def test_it_beats_adam_and_keeps_up_with_the_library() -> None:

@@ -3,14 +3,14 @@
 import json
 import pickle
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import Faces, random_generator, random_latents, write_cache, write_faces, write_model
+from conftest import Faces, Items, random_generator, random_latents, write_cache, write_faces, write_model
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset, default_collate
@@ -20,20 +20,6 @@ from torchvision.transforms.functional import pil_to_tensor, to_tensor
 from ganaug import AugmentationPolicy, GANAugmentedDataset, LatentCache, StyleMixing, load_generator
 from ganaug.faces.sources import list_items, list_labels
 from ganaug.interfaces import CacheError, UserInputError
-
-
-class Items(Dataset[Any]):
-    """A list as a dataset, with any attributes."""
-
-    def __init__(self, items: Sequence[Any], **attributes: Any) -> None:
-        self.values = list(items)
-        self.__dict__.update(attributes)
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.values[index]
 
 
 def wrap(faces: Faces, base: Dataset[Any] | None = None, **options: Any) -> GANAugmentedDataset:

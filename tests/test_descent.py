@@ -133,6 +133,21 @@ def test_images_that_are_not_finite_harm_only_themselves() -> None:
     assert torch.equal(broken.params["code"][~gone], alone.params["code"][~gone])
 
 
+def test_an_empty_slot_looks_like_one_that_is_done() -> None:
+    """Who asks for ``step`` may do other things in the beginning, and nobody has begun there."""
+
+    class Asking(Bowl):
+        def loss(self, params: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
+            asked.append(targets["step"].tolist())
+            return super().loss(params, targets)
+
+    asked: list[list[float]] = []
+    photos = images(3)
+    photos[1] = math.nan
+    Descent(Asking(), RATES, 12).run(photos)
+    assert asked == [[step, 12.0, step] for step in range(12)]
+
+
 def test_seconds_add_up_to_the_duration(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(10**6))
     monkeypatch.setattr(descent.time, "perf_counter", lambda: float(next(clock)))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Faces, make_header, random_latents, write_faces
+from conftest import Faces, Items, make_header, random_latents, write_faces
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
@@ -35,20 +35,6 @@ from ganaug.rng import hash_text, numbered
 from ganaug.traits import Groups
 
 TOLERANCE = 1e-5  # of pixels in batches of other sizes, see tests/test_loader.py
-
-
-class Items(Dataset[Any]):
-    """A list as a dataset, with any attributes."""
-
-    def __init__(self, items: Sequence[Any], **attributes: Any) -> None:
-        self.values = list(items)
-        self.__dict__.update(attributes)
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.values[index]
 
 
 def groups_of(names: Sequence[Any]) -> Groups:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Faces, random_latents
+from conftest import Faces, Items, random_latents
 from torch import Tensor, nn
 from torch.utils.data import (
     BatchSampler,
@@ -37,19 +37,6 @@ TOLERANCE = 1e-5
 
 Sample = tuple[Recipe, Tensor, int]
 Pair = namedtuple("Pair", ["image", "label"])
-
-
-class Items(Dataset[Any]):
-    """A list as a dataset."""
-
-    def __init__(self, items: Sequence[Any]) -> None:
-        self.values = list(items)
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.values[index]
 
 
 def wrap(faces: Faces, base: Dataset[Any] | None = None, **options: Any) -> GANAugmentedDataset:

@@ -1,17 +1,19 @@
-"""Metrics against scipy, closed forms and naive loops."""
+"""Metrics of sets against scipy, torchmetrics, torch-fidelity, closed forms and naive loops."""
 
 import math
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ganaug.errors import UserInputError
 from ganaug.features import PerceptualFeatures, PooledFeatures
 from ganaug.metrics import (
     FrechetDistance,
+    InceptionScore,
     KernelDistance,
     PrecisionRecall,
     frechet_distance,
@@ -38,6 +40,34 @@ def test_frechet_equals_scipy() -> None:
     expected = shift @ shift + np.trace(ca + cb - 2 * linalg.sqrtm(ca @ cb).real)
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
     assert frechet_distance(b, a) == pytest.approx(expected, rel=1e-9)
+
+
+class Through(nn.Module):
+    """torchmetrics takes images and a network; here the images are the features already."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+def shown(metric: Any, real: Tensor, made: Tensor) -> Any:
+    """A torchmetrics metric of two sets, in float64, fed in batches."""
+    metric.set_dtype(torch.float64)
+    for is_real, features in ((True, real), (False, made)):
+        for part in features.split(64):
+            metric.update(part, real=is_real)
+    return metric.compute()
+
+
+@pytest.mark.parametrize(("count", "dim"), [(300, 8), (90, 64), (20, 40)])
+def test_frechet_equals_torchmetrics(count: int, dim: int) -> None:
+    image = pytest.importorskip("torchmetrics.image", reason="torchmetrics comes with the extra eval")
+    a, b = normal(count, dim, 0), normal(count - 5, dim, 1, 1.3, 0.2)
+    expected = shown(image.fid.FrechetInceptionDistance(feature=Through(dim)), a, b)
+    assert frechet_distance(a, b) == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_frechet_of_diagonal_gaussians() -> None:
@@ -102,6 +132,111 @@ def test_kernel_distance_is_unbiased() -> None:
     values = np.array([kernel_distance(p[:4], p[4:]) for p in points])
     assert abs(values.mean()) < 4 * values.std() / math.sqrt(len(values))
     assert values.min() < 0
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_kernel_distance_of_subsets_equals_torchmetrics(seed: int) -> None:
+    image = pytest.importorskip("torchmetrics.image", reason="torchmetrics comes with the extra eval")
+    a, b = normal(60, 6, 0), normal(50, 6, 1, 1.2, 0.3)
+    theirs = image.kid.KernelInceptionDistance(feature=Through(6), subsets=9, subset_size=20)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        mean, std = shown(theirs, a, b)
+    metric = KernelDistance()
+    metric.update(a, real=True)
+    metric.update(b, real=False)
+    assert metric.compute_subsets(9, 20, seed=seed) == pytest.approx((float(mean), float(std)), rel=1e-9)
+    assert metric.compute_subsets(9, 20, seed=seed + 1) != metric.compute_subsets(9, 20, seed=seed)
+
+
+def test_all_subsets_together_give_the_distance_of_all_pairs() -> None:
+    a, b = normal(5, 3, 0), normal(5, 3, 1, 1.2, 0.3)
+    rows = [list(chosen) for chosen in combinations(range(5), 3)]
+    values = [kernel_distance(a[i], b[j]) for i in rows for j in rows]
+    assert math.fsum(values) / len(values) == pytest.approx(kernel_distance(a, b), rel=1e-12)
+    metric = KernelDistance()
+    metric.update(a, real=True)
+    metric.update(b, real=False)
+    assert metric.compute_subsets(2, 5) == pytest.approx((kernel_distance(a, b), 0.0), abs=1e-12)  # the whole sets
+    with pytest.raises(UserInputError, match="5 real images, at least 6"):
+        metric.compute_subsets(2, 6)
+    with pytest.raises(UserInputError, match="got 0 of 5"):
+        metric.compute_subsets(0, 5)
+
+
+def test_precision_and_recall_equal_torch_fidelity() -> None:
+    prc = pytest.importorskip("torch_fidelity.metric_prc", reason="torch-fidelity comes with torchmetrics[image]")
+    real, made = normal(80, 5, 0), normal(70, 5, 1, 0.9, 0.4)
+    expected = prc.calculate_precision_recall_full(made, real, neighborhood=3)
+    assert 0.1 < min(expected) < max(expected) < 0.95
+    assert precision_recall(real, made) == pytest.approx(expected, rel=1e-6)
+
+
+def sharp_logits(count: int = 60, classes: int = 7) -> Tensor:
+    return 3.0 * torch.from_numpy(np.random.default_rng(4).normal(size=(count, classes)))
+
+
+@pytest.mark.parametrize("splits", [1, 4])
+def test_inception_score_equals_torch_fidelity(splits: int) -> None:
+    """Theirs takes parts of neighbours, ours deals images out: neighbours there are ``splits`` apart here."""
+    isc = pytest.importorskip("torch_fidelity.metric_isc", reason="torch-fidelity comes with torchmetrics[image]")
+    logits = sharp_logits()
+    expected = isc.isc_features_to_metric(logits, splits=splits, shuffle=False)
+    metric = InceptionScore(splits)
+    for part in logits.unflatten(0, (splits, -1)).transpose(0, 1).flatten(0, 1).float().split(11):
+        metric.update(part)
+    assert metric.compute() == pytest.approx(tuple(expected.values()), rel=1e-6, abs=1e-9)
+    assert metric.count == 60
+
+
+def test_inception_score_equals_torchmetrics() -> None:
+    image = pytest.importorskip("torchmetrics.image", reason="torchmetrics comes with the extra eval")
+    logits = sharp_logits()
+    theirs = image.inception.InceptionScore(feature=Through(7), splits=3)
+    theirs.update(logits)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        mean, std = theirs.compute()  # std divided by N - 1, where the first published code divided by N
+        torch.manual_seed(0)
+        order = torch.randperm(60)
+    metric = InceptionScore(3)
+    metric.update(logits[order], numbers=torch.arange(60) // 20)
+    assert metric.compute() == pytest.approx((float(mean), float(std) * math.sqrt(2 / 3)), rel=1e-9)
+
+
+def test_inception_score_in_closed_form() -> None:
+    """Of k sure classes in equal shares it is k, of a clueless classifier 1."""
+    metric = InceptionScore(2)
+    sure = 1e4 * torch.eye(5).repeat(4, 1)
+    metric.update(sure, numbers=torch.arange(20).div(5, rounding_mode="floor"))
+    assert metric.compute() == pytest.approx((5.0, 0.0))
+    metric.reset()
+    metric.update(torch.zeros(9, 5))
+    assert metric.compute() == pytest.approx((1.0, 0.0))
+
+
+def test_inception_score_by_numbers_does_not_depend_on_order() -> None:
+    logits, order = sharp_logits(), torch.from_numpy(np.random.default_rng(0).permutation(60))
+    one, two = InceptionScore(10), InceptionScore(10)
+    one.update(logits)
+    for part in order.split(7):
+        two.update(logits[part], numbers=part)
+    assert two.compute() == pytest.approx(one.compute(), rel=1e-12)
+
+
+def test_inception_score_of_wrong_arguments() -> None:
+    with pytest.raises(UserInputError, match="splits must be at least 1"):
+        InceptionScore(0)
+    metric = InceptionScore(4)
+    with pytest.raises(UserInputError, match="0 images fill 0 of 4 parts"):
+        metric.compute()
+    metric.update(torch.zeros(3, 5))
+    with pytest.raises(UserInputError, match="3 images fill 3 of 4 parts"):
+        metric.compute()
+    with pytest.raises(UserInputError, match="expected 2 whole numbers"):
+        metric.update(torch.zeros(2, 5), numbers=torch.arange(3))
+    with pytest.raises(UserInputError, match="of 5 numbers as before, got 6"):
+        metric.update(torch.zeros(2, 6))
 
 
 def naive_precision_recall(real: Tensor, made: Tensor, k: int) -> tuple[float, float]:

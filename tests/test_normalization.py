@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision.transforms as v1
-from conftest import Faces
+from conftest import Faces, Items
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, default_collate
@@ -40,20 +40,6 @@ def folder(faces: Faces, transform: Callable[..., Any] | None) -> ImageFolder:
 
 def one_batch(train: GANAugmentedDataset, **options: Any) -> Any:
     return next(iter(train.loader(batch_size=len(train), **options)))
-
-
-class Items(Dataset[Any]):
-    """A list as a dataset, with any attributes."""
-
-    def __init__(self, items: list[Any], **attributes: Any) -> None:
-        self.values = items
-        self.__dict__.update(attributes)
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.values[index]
 
 
 # ------------------------------------------------------------------------------- what a transform says

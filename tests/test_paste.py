@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import QUALITY, Faces, make_header, random_latents
+from conftest import QUALITY, Faces, Items, make_header, random_latents
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchvision.transforms import CenterCrop, Resize
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -383,17 +381,6 @@ def test_aligned_covers_the_item(size: tuple[int, int]) -> None:
 
 
 # --------------------------------------------------------------------------------- through the loader
-
-
-class Items(Dataset[Any]):
-    def __init__(self, items: Sequence[Any]) -> None:
-        self.values = list(items)
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.values[index]
 
 
 @pytest.fixture

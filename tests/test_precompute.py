@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,15 +84,18 @@ def contents(cache: LatentCache) -> dict[str, tuple[Any, ...]]:
     }
 
 
-def assert_same(cache: LatentCache, other: LatentCache) -> None:
-    """The same records, up to the rounding of images that were inverted beside others (float16: 2^-11)."""
-    keys = cache.keys()
-    assert keys == other.keys()
-    for mine, theirs in zip(cache.records(), other.records(), strict=True):
+def assert_same(cache: LatentCache, other: LatentCache, again: Collection[str]) -> None:
+    """The same records to the bit; of those inverted ``again``, in a batch of another size, up to rounding.
+
+    There a sum may be taken in another order, after which float16 may hold a number's neighbour, 2^-10 of it away.
+    """
+    want, got = contents(other), contents(cache)
+    assert {key: got[key] for key in got if key not in again} == {k: v for k, v in want.items() if k not in again}
+    for mine, theirs in zip(map(cache.get, again), map(other.get, again), strict=True):
         assert (mine.source_hash, mine.photo_size) == (theirs.source_hash, theirs.photo_size)
         np.testing.assert_array_equal(mine.transform, theirs.transform)
-        np.testing.assert_allclose(timeless(mine.quality), timeless(theirs.quality), rtol=1e-3)
-    np.testing.assert_allclose(latents_of(cache, keys), latents_of(other, keys), rtol=2e-3, atol=2e-3)
+        np.testing.assert_allclose(timeless(mine.quality), timeless(theirs.quality), rtol=1e-4)
+        np.testing.assert_allclose(mine.latents.astype(float), theirs.latents.astype(float), rtol=2**-10, atol=1e-4)
 
 
 def latents_of(cache: LatentCache, keys: Iterable[str]) -> np.ndarray:
@@ -175,7 +178,7 @@ def test_changed_image_is_inverted_again(own_faces: Faces, tmp_path: Path) -> No
     assert {k for k in after if after[k] != before[k]} == {key}
     assert cache.get(key).source_hash == content_hash((own_faces.root / key).read_bytes())
     fresh, _ = made(own_faces, tmp_path / "fresh.lmdb")
-    assert_same(cache, fresh)
+    assert_same(cache, fresh, {key})
 
 
 def test_added_image_is_inverted(own_faces: Faces, tmp_path: Path) -> None:
@@ -193,7 +196,7 @@ def test_damaged_record_is_inverted_again(faces: Faces, tmp_path: Path, what: st
     path = tmp_path / "new.lmdb"
     cache, inverter = made(faces, path)
     whole, _ = made(faces, tmp_path / "whole.lmdb")
-    before, key = contents(cache), faces.keys[13]
+    key = faces.keys[13]
     record = cache.get(key)
     size = np.float32(record.photo_size).tobytes()
     needle = {
@@ -209,9 +212,7 @@ def test_damaged_record_is_inverted_again(faces: Faces, tmp_path: Path, what: st
     result = run(photos_in_folder(faces.root), cache, inverter)
     assert (result.inverted, result.images, inverter.images) == (1, 22, 1)
     assert cache.verify() == []
-    assert_same(cache, whole)
-    after = contents(cache)
-    assert {other: after[other] for other in after if other != key} == {k: v for k, v in before.items() if k != key}
+    assert_same(cache, whole, {key})
 
 
 def test_damaged_record_elsewhere_does_not_stop_a_run(faces: Faces, tmp_path: Path) -> None:
@@ -303,7 +304,7 @@ def test_diverged_inversion_fails_only_its_image(faces: Faces, tmp_path: Path, n
     result = precompute(photos, cache, inverter, CPU, BATCH, progress=False, retry_failed=True)
     assert (result.images, result.failed, result.inverted, inverter.images) == (22, 0, 6, 6)
     assert cache.failures() == {}
-    assert_same(cache, whole)
+    assert_same(cache, whole, lost)
 
 
 def test_float32_cache_takes_large_latents(faces: Faces, tmp_path: Path) -> None:
@@ -313,25 +314,41 @@ def test_float32_cache_takes_large_latents(faces: Faces, tmp_path: Path) -> None
     assert cache.get(faces.keys[1]).latents.reshape(-1)[3] == 1e5
 
 
-@pytest.mark.parametrize("name", ["hybrid", "optimization", "encoder"])
-def test_a_row_depends_on_its_own_image_alone(faces: Faces, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # What depends on the batch size is rounding, and that of bfloat16 is 65,536 times coarser.
-    monkeypatch.setattr("ganaug.precision.multiplies_bfloat16", lambda device_type: False)
-    # Quasi-Newton steps are long where the picture hardly changes, and rounding is stretched with them.
-    tolerance = 5e-2 if name == "hybrid" else 1e-3
-    inverter = build(faces.model, name, steps=6)
+def chips_of(faces: Faces) -> Tensor:
+    """``(22, 3, R, R)`` in [-1, 1]."""
     chips = [align(Image.open(faces.root / key).convert("RGB"), Alignment(size=RESOLUTION))[0] for key in faces.keys]
-    images = to_model_range(torch.from_numpy(np.stack(chips)).permute(0, 3, 1, 2))
-    together = inverter.invert(images)
-    poisoned = images.clone()
-    poisoned[4] = float("nan")
-    beside_nan = inverter.invert(poisoned)
-    assert not torch.isfinite(beside_nan.w_plus[4]).all()
-    for i in (0, 3, 5, 21):
-        alone = inverter.invert(images[i : i + 1])
-        for other in (together, beside_nan):
-            torch.testing.assert_close(other.w_plus[i], alone.w_plus[0], rtol=tolerance, atol=tolerance)
-            torch.testing.assert_close(other.quality["mse"][i], alone.quality["mse"][0], rtol=1e-2, atol=1e-5)
+    return to_model_range(torch.from_numpy(np.stack(chips)).permute(0, 3, 1, 2))
+
+
+INVERTER_NAMES = ["hybrid", "optimization", "encoder"]
+
+
+@pytest.mark.parametrize("name", INVERTER_NAMES)
+def test_a_row_depends_on_its_own_image_alone(faces: Faces, name: str) -> None:
+    """To the bit, whoever is beside it in a batch of that size; in bfloat16 too, where the processor has it."""
+    images, own = chips_of(faces), [0, 3, 5, 21]
+    others = images.flip(3)
+    others[own], others[4] = images[own], torch.nan
+    inverter = build(faces.model, name, steps=12)
+    found, beside_others = inverter.invert(images), inverter.invert(others)
+    assert not torch.isfinite(beside_others.w_plus[4]).all()
+    assert not torch.equal(beside_others.w_plus[6], found.w_plus[6])
+    assert torch.equal(beside_others.w_plus[own], found.w_plus[own])
+    assert torch.equal(beside_others.quality["mse"][own], found.quality["mse"][own])
+
+
+@pytest.mark.parametrize("name", INVERTER_NAMES)
+def test_the_size_of_a_batch_changes_rounding_alone(faces: Faces, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # That of bfloat16 is 65,536 times coarser, and its gradients point elsewhere.
+    monkeypatch.setattr("ganaug.precision.multiplies_bfloat16", lambda device_type: False)
+    images, inverter = chips_of(faces), build(faces.model, name, steps=6)
+    generator = load_generator(faces.model)
+    together, alone = inverter.invert(images), [inverter.invert(image[None]) for image in images[::3]]
+    for found, one in zip(together.w_plus[::3], alone, strict=True):
+        # Of pictures: optimisers step far where those hardly change, and stretch what was rounded of a code.
+        torch.testing.assert_close(generator.synthesis(found[None]), generator.synthesis(one.w_plus), rtol=0, atol=4e-2)
+    mse = torch.cat([one.quality["mse"] for one in alone])
+    torch.testing.assert_close(together.quality["mse"][::3], mse, rtol=1e-2, atol=0)
 
 
 def test_other_makers_are_refused_with_both_values(faces: Faces, tmp_path: Path) -> None:
@@ -597,12 +614,17 @@ DRIVER = """
     duration = time.monotonic() - began
     report = {"seconds": duration, "whole": told(out / "whole"), "resumed": [], "kills": 0, "partial": 0}
     chain = 0
-    while report["kills"] < wanted:
+
+    def more():
+        # On a machine that has become busier since the first run, nothing is committed in that time: then longer ones.
+        return report["kills"] < wanted or (report["partial"] < 3 and report["kills"] < 4 * wanted)
+
+    while more():
         cache, done = out / f"chain{chain}", False
         while not done:
             child = start(cache)
-            if report["kills"] < wanted:
-                time.sleep(rng.uniform(0, 0.6 * duration))
+            if more():
+                time.sleep(rng.uniform(0, 0.6 * duration * (1 + report["kills"] // wanted)))
                 os.kill(child, signal.SIGKILL)
             _, status = os.waitpid(child, 0)
             done = status == 0
@@ -623,7 +645,7 @@ DRIVER = """
 
 
 def test_kills_change_nothing(own_faces: Faces, tmp_path: Path) -> None:
-    """16 SIGKILLs at random moments; every resumed cache equals the one of an uninterrupted run, in every field.
+    """16 SIGKILLs or more at random moments; every resumed cache equals that of an uninterrupted run, in every field.
 
     Also two runs at the same time over one cache: each does all, and the result is the same.
     """
@@ -643,7 +665,7 @@ def test_kills_change_nothing(own_faces: Faces, tmp_path: Path) -> None:
     report = json.loads(done.stdout)
     whole = report["whole"]
     assert len(whole["records"]) == 23 and set(whole["failures"]) == {"bob/03.png"} and whole["damaged"] == []
-    assert report["kills"] == 16 and report["partial"] >= 3 and report["resumed"]
+    assert report["kills"] >= 16 and report["partial"] >= 3 and report["resumed"]
     for resumed in (*report["resumed"], report["together"]):
         assert resumed == whole
 
@@ -922,9 +944,7 @@ def test_a_run_by_points_that_was_stopped(faces: Faces, tmp_path: Path) -> None:
     inverter.images = 0
     result = precompute(photos, stopped, inverter, CPU, BATCH, progress=False, detector=detector)
     assert result.inverted == inverter.images == 1 + 5, "one anew, and the five faces of the last batch"
-    assert_same(stopped, whole)
-    want, got = contents(whole), contents(stopped)
-    assert {key: got[key] for key in got if key != lost} == {key: want[key] for key in want if key != lost}
+    assert_same(stopped, whole, {lost})
 
 
 def test_many_pixels_are_not_held_together(faces: Faces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

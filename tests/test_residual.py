@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import QUALITY, RESOLUTION, Faces, make_header, random_latents
+from conftest import QUALITY, RESOLUTION, Faces, Items, make_header, random_latents
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from ganaug import GANAugmentedDataset, LatentCache, Record, Source
 from ganaug.cli import main
@@ -166,17 +165,6 @@ def test_what_is_no_share_is_refused(faces: Faces, residual: Any) -> None:
 
 
 # ------------------------------------------------------------------------------------ through the loader
-
-
-class Items(Dataset[Any]):
-    def __init__(self, items: Sequence[Any]) -> None:
-        self.values = list(items)
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.values[index]
 
 
 class Opposite:

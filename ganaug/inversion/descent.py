@@ -43,7 +43,7 @@ class Problem(Protocol):
 
     def loss(self, params: Tensors, targets: Tensors) -> Tensor:
         """``(B,)``, with gradients to ``params``. Beside what :meth:`targets` gave, ``targets`` hold ``"step" (B,)``,
-        the steps that each image has had.
+        the steps that each image has had; all of them in a slot without an image.
         """
         ...
 
@@ -354,12 +354,13 @@ class _Slots:
         descent, state = self.descent, self.state
         params = {name: state["param", name].detach().requires_grad_(True) for name in descent.rates}
         targets = {name: tensor for (kind, name), tensor in state.items() if kind == "target"}
-        targets["step"] = state["row", "step"]
+        step, end = state["row", "step"], state["row", "end"]
+        running = step < end
+        # An empty slot may never have had an image: at step 0 for ever, it would look like one that has just begun.
+        targets["step"] = torch.where(running, step, float(descent.steps))
         with torch.enable_grad():
             loss = descent.problem.loss(params, targets)
             gradients = torch.autograd.grad(loss.sum(), list(params.values()))
-        step, end = state["row", "step"], state["row", "end"]
-        running = step < end
         factor = learning_rate_factor(step, end, WARM_UP * descent.steps, state["row", "ramp"])
         step += running
         standing = torch.zeros_like(loss)

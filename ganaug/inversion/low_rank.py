@@ -23,6 +23,7 @@ from ganaug.interfaces import Inversion
 from ganaug.inversion.descent import Descent, Tensors
 from ganaug.inversion.losses import PerceptualLoss, PixelLoss
 from ganaug.inversion.optimization import OptimizationInverter
+from ganaug.inversion.quality import require_chips
 from ganaug.latents import draw_latents
 
 # Random codes that locality goes towards: more than there are looks. The same for all images.
@@ -149,21 +150,19 @@ class PivotalInverter:
 
     def invert(self, images: Tensor, batch_size: int | None = None) -> Inversion:
         """See :meth:`ganaug.interfaces.Inverter.invert`."""
-        size = self.generator.img_resolution
-        if images.ndim != 4 or tuple(images.shape[1:]) != (3, size, size):
-            raise ValueError(f"expected images of shape (B, 3, {size}, {size}), got {tuple(images.shape)}")
-        device = self.generator.w_avg.device
+        require_chips(images, self.generator)
+        device, at_once = self.generator.w_avg.device, batch_size or len(images)
         found = self.descent.run(images, batch_size, device)
         code, delta = found.params["code"], found.params["delta"]
-        at_once = batch_size or len(images)
-        anchors, told = [], []
-        with torch.no_grad():
-            for first in range(0, len(images), at_once):
-                part = slice(first, first + at_once)
-                photos = images[part].to(device)
-                anchors.append(self._anchor(photos))
-                told.append(self.judge(self._draw(code[part], delta=self.layout.bind(delta[part])), photos))
-        quality = {name: torch.cat([rows[name] for rows in told]) for name in self.judge.names}
+
+        def draw(part: slice) -> Tensor:
+            return self._draw(code[part], delta=self.layout.bind(delta[part]))
+
+        quality = self.judge.of_drawn(draw, images, at_once, device)
         steps = torch.where(found.steps > 0, found.steps + self.pivot.descent.steps, found.steps)
         quality |= {"steps": steps, "seconds": found.seconds}
-        return Inversion(code, quality, torch.cat(anchors) if self.anchored else None, delta)
+        anchor = None
+        if self.anchored:
+            with torch.no_grad():
+                anchor = torch.cat([self._anchor(photos.to(device)) for photos in images.split(at_once)])
+        return Inversion(code, quality, anchor, delta)

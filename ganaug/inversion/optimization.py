@@ -18,7 +18,7 @@ from ganaug.inversion.curvature import Curvature
 from ganaug.inversion.descent import Descent, Plateau, Tensors
 from ganaug.inversion.encoder import Encoder
 from ganaug.inversion.losses import InversionLoss, LossTerm, PerceptualLoss, PixelLoss, StartLoss
-from ganaug.inversion.quality import QualityJudge
+from ganaug.inversion.quality import QualityJudge, require_chips
 from ganaug.inversion.quasi_newton import QuasiNewton
 from ganaug.precision import fast_convolutions
 
@@ -185,22 +185,16 @@ class OptimizationInverter:
 
     def invert(self, images: Tensor, batch_size: int | None = None) -> Inversion:
         """See :meth:`ganaug.interfaces.Inverter.invert`."""
-        size = self.generator.img_resolution
-        if images.ndim != 4 or tuple(images.shape[1:]) != (3, size, size):
-            raise ValueError(f"expected images of shape (B, 3, {size}, {size}), got {tuple(images.shape)}")
+        require_chips(images, self.generator)
         device = self.generator.w_avg.device
         found = self.descent.run(images, batch_size, device)
-        w_plus = self.to_w_plus(found.params["code"])
+        w_plus, delta = self.to_w_plus(found.params["code"]), found.params.get("delta")
         anchor = self.to_w_plus(found.start["code"]) if self.anchored else None
-        delta = found.params.get("delta")
-        told: list[dict[str, Tensor]] = []
-        at_once = batch_size or len(images)
-        with torch.no_grad():
-            for first in range(0, len(images), at_once):
-                part = slice(first, first + at_once)
-                drawing = self._drawing(None if delta is None else delta[part])
-                told.append(self.judge(self.generator.synthesis(w_plus[part], **drawing), images[part].to(device)))
-        quality = {name: torch.cat([rows[name] for rows in told]) for name in self.judge.names}
+
+        def draw(part: slice) -> Tensor:
+            return self.generator.synthesis(w_plus[part], **self._drawing(None if delta is None else delta[part]))
+
+        quality = self.judge.of_drawn(draw, images, batch_size or len(images), device)
         return Inversion(w_plus, {**quality, "steps": found.steps, "seconds": found.seconds}, anchor, delta)
 
 

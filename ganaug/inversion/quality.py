@@ -1,6 +1,7 @@
 """How close an inversion came, per image: in pixels, and as networks see it."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from ganaug.faces.align import to_unit_range
 from ganaug.faces.framing import framed, framing_of, network_to_chip
 from ganaug.faces.templates import template_of
 from ganaug.features import PerceptualFeatures, feature_distance, load_perceptual_features
-from ganaug.interfaces import Embedder
+from ganaug.interfaces import Embedder, Generator
 
 QUALITY_NAMES = ("mse", "psnr", "ssim")
 
@@ -46,6 +47,13 @@ def reconstruction_quality(reconstructions: Tensor, images: Tensor) -> dict[str,
     mse = (x - y).square().mean(dim=(1, 2, 3))
     psnr = (-10.0 * mse.log10()).clamp(max=MAX_PSNR_DB)
     return {"mse": mse, "psnr": psnr, "ssim": ssim(x, y, window_size=11, padding="valid").mean(dim=(1, 2, 3))}
+
+
+def require_chips(images: Tensor, generator: Generator) -> None:
+    """Raises ValueError unless ``images`` are ``(B, 3, H, W)`` of the generator's size."""
+    size = generator.img_resolution
+    if images.ndim != 4 or tuple(images.shape[1:]) != (3, size, size):
+        raise ValueError(f"expected images of shape (B, 3, {size}, {size}), got {tuple(images.shape)}")
 
 
 class QualityJudge:
@@ -107,6 +115,22 @@ class QualityJudge:
         size = _AT_ONCE_CPU if images.device.type == "cpu" else _AT_ONCE
         told = [self._judge(*pair) for pair in zip(reconstructions.split(size), images.split(size), strict=True)]
         return {name: torch.cat([part[name] for part in told]) for name in self.names}
+
+    @torch.no_grad()
+    def of_drawn(
+        self, draw: Callable[[slice], Tensor], images: Tensor, at_once: int, device: torch.device
+    ) -> dict[str, Tensor]:
+        """The same of reconstructions that are drawn a part at a time.
+
+        Args:
+            draw: Rows -> their reconstructions ``(K, 3, H, W)`` in [-1, 1], on ``device``.
+            images: ``(B, 3, H, W)`` in [-1, 1], on any device.
+            at_once: Rows that are drawn together.
+            device: Where the networks are.
+        """
+        parts = [slice(first, first + at_once) for first in range(0, len(images), at_once)]
+        told = [self(draw(part), images[part].to(device)) for part in parts]
+        return {name: torch.cat([rows[name] for rows in told]) for name in self.names}
 
     def _judge(self, reconstructions: Tensor, images: Tensor) -> dict[str, Tensor]:
         told = reconstruction_quality(reconstructions, images)

@@ -1,7 +1,9 @@
 """Kernel distance between the features of two sets of images (KID, when the features are Inception's)."""
 
+import torch
 from torch import Tensor
 
+from ganaug.errors import UserInputError
 from ganaug.metrics.stored import StoredFeatures
 
 BLOCK_ROWS = 1024  # rows of a kernel matrix that are in memory at once
@@ -25,11 +27,18 @@ def _mean_kernel_within(x: Tensor) -> float:
     return (_mean_kernel(x, x) * count**2 - diagonal) / (count * (count - 1))
 
 
+def _distance(x: Tensor, y: Tensor) -> float:
+    """``MMD_u^2`` of Gretton et al. (JMLR 13, 2012, lemma 6)."""
+    return _mean_kernel_within(x) + _mean_kernel_within(y) - 2.0 * _mean_kernel(x, y)
+
+
 class KernelDistance(StoredFeatures):
     """Unbiased squared maximum mean discrepancy with a cubic kernel (arXiv 1801.01401, section 4).
 
-    The estimator is ``MMD_u^2`` of Gretton et al. (JMLR 13, 2012, lemma 6), over all pairs instead of random subsets:
-    nothing is drawn. Unbiased even for few images, so it may come out slightly negative for two sets of one kind.
+    :meth:`compute` takes all pairs and draws nothing. Published figures are means over random subsets
+    (:meth:`compute_subsets`): the mean over all possible subsets is what :meth:`compute` gives, so both estimate the
+    same thing, and the one over all pairs has no noise of the draw. Unbiased even for few images, it may come out
+    slightly negative for two sets of one kind.
     """
 
     def compute(self) -> float:
@@ -38,8 +47,33 @@ class KernelDistance(StoredFeatures):
         Raises:
             UserInputError: With fewer than two images on a side.
         """
-        real, made = self._features(True, at_least=2), self._features(False, at_least=2)
-        return _mean_kernel_within(real) + _mean_kernel_within(made) - 2.0 * _mean_kernel(real, made)
+        return _distance(*self._features(at_least=2))
+
+    def compute_subsets(self, num_subsets: int = 100, subset_size: int = 1000, seed: int = 0) -> tuple[float, float]:
+        """Mean and standard deviation over random subsets, as KID is usually published (arXiv 1801.01401, section 4).
+
+        The deviation is that of one subset's figure: it tells how noisy a figure of so few images is, not how far the
+        mean is from the truth, for subsets share images.
+
+        Args:
+            num_subsets: Subsets, at least 1.
+            subset_size: Images of each side in a subset, drawn without repetition; at least 2.
+            seed: Decides the subsets. torchmetrics draws the same ones after ``torch.manual_seed(seed)``.
+
+        Raises:
+            UserInputError: With fewer images on a side than in a subset, or numbers below those above.
+        """
+        if num_subsets < 1 or subset_size < 2:
+            raise UserInputError(f"expected at least 1 subset of at least 2 images, got {num_subsets} of {subset_size}")
+        real, made = self._features(at_least=subset_size)
+        draw = torch.Generator().manual_seed(seed)
+        values = torch.empty(num_subsets, dtype=torch.float64)
+        for number in range(num_subsets):
+            x, y = (
+                side[torch.randperm(len(side), generator=draw)[:subset_size].to(side.device)] for side in (real, made)
+            )
+            values[number] = _distance(x, y)
+        return float(values.mean()), float(values.std(correction=0))
 
 
 def kernel_distance(a: Tensor, b: Tensor) -> float:

@@ -1,5 +1,7 @@
 """Precision and recall of generated images by nearest neighbours in feature space."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -41,13 +43,16 @@ class PrecisionRecall(StoredFeatures):
             raise UserInputError(f"k must be at least 1, got {k}")
         self.k = k
 
+    def _settings(self) -> dict[str, Any]:
+        return {"k": self.k}
+
     def compute(self) -> tuple[float, float]:
         """Precision and recall, each in 0 to 1.
 
         Raises:
             UserInputError: With fewer than k + 1 images on a side.
         """
-        real, made = (self._features(side, at_least=self.k + 1) for side in (True, False))
+        real, made = self._features(at_least=self.k + 1)
         return _share_inside(made, real, self.k), _share_inside(real, made, self.k)
 
 

@@ -1,0 +1,140 @@
+"""What benchmarks/benefit.py compares: recipes of augmentation, and the variants that they are given."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from benefit_tasks import Chips, Task, open_cache
+from torch import Tensor
+
+from ganaug import AugmentationPolicy, GANAugmentedDataset
+
+SEMANTIC = ("lighting", "expression", "pose", "hair", "background", "skin")
+MIXING = ("coarse", "middle", "fine")  # with other faces of the same label
+AT_ONCE = 64
+MOST_VARIANTS = 16  # of a photo; a training run sees each several times where photos are few
+
+
+@dataclass(frozen=True)
+class Variants:
+    """How variants are made. ``preserve=["label"]`` always."""
+
+    edits: tuple[str, ...] = (*SEMANTIC, *MIXING)
+    gated: bool = False
+    strength: float = 1.0
+    paste: str = "paste"
+    inverter: str = "encoder"
+
+
+VARIANTS = {
+    "default": Variants(),
+    "gated": Variants(gated=True),
+    "semantic": Variants(edits=SEMANTIC),
+    "mixing": Variants(edits=MIXING),
+    "weak": Variants(strength=0.5),
+    "strong": Variants(strength=1.5),
+    "whole": Variants(paste="whole"),
+    "hybrid": Variants(inverter="hybrid"),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to augment.
+
+    Attributes:
+        classical: ``"default"`` is ganaug's kornia-like pipeline, ``"randaugment"`` torchvision's with a flip.
+        ratio: Share of variants.
+        variants: Key of :data:`VARIANTS`.
+        steps: Factor on the number of steps.
+    """
+
+    classical: str | None = None
+    ratio: float = 0.0
+    variants: str | None = None
+    steps: float = 1.0
+
+
+# A step at ratio 0.5 takes as long as this many without variants: so long may "classical, same time" train. Set from
+# what a first run measured (`seconds` of its results); the report prints what this run measured.
+SAME_TIME = 2.5
+
+RECIPES = {
+    "none": Recipe(),
+    "classical": Recipe("default"),
+    "randaugment": Recipe("randaugment"),
+    "gan": Recipe(None, 0.5, "default"),
+    "gan+classical 0.25": Recipe("default", 0.25, "default"),
+    "gan+classical 0.5": Recipe("default", 0.5, "default"),
+    "gan+classical 0.75": Recipe("default", 0.75, "default"),
+    "gan gated": Recipe(None, 0.5, "gated"),
+    "gan+classical 0.25 gated": Recipe("default", 0.25, "gated"),
+    "gan+classical 0.5 gated": Recipe("default", 0.5, "gated"),
+    "gan+classical 0.75 gated": Recipe("default", 0.75, "gated"),
+    "classical, same time": Recipe("default", steps=SAME_TIME),
+}
+PLAIN = ("none", "classical", "randaugment")  # the best of these is what is to be beaten
+PRIMARY = "gan+classical 0.5"  # chosen on training photos before `val` was looked at for it
+QUICK = ("none", "classical", "randaugment", "gan", PRIMARY)
+ABLATION = {
+    name: Recipe("default", 0.5, name) for name in ("semantic", "mixing", "weak", "strong", "whole", "hybrid")
+}
+
+
+def make_variants(
+    task: Task, chips: Chips, caches: Path, variants: Variants, seed: int, draws: int, device: str
+) -> tuple[Tensor, dict[str, Any]]:
+    """Variants of every training photo, as ``loader`` serves them at ratio 1 in its first epochs.
+
+    They are kept and drawn from instead of made for every step: with few photos and many epochs, and with several
+    recipes that share them, this saves most of the time and changes nothing else.
+
+    Args:
+        task: The task.
+        chips: Its training set.
+        caches: Where the latents are.
+        variants: How to make them.
+        seed: Seed of the draws.
+        draws: How many images a training run takes.
+        device: Where to make them.
+
+    Returns:
+        ``(K, N, 3, 64, 64)`` uint8, and figures: seconds per variant, share of the variants that were refused.
+    """
+    policy = AugmentationPolicy(
+        ratio=1.0,
+        edits=[name for name in variants.edits if name not in task.left_out],
+        preserve=["label", "identity"] if variants.gated else ["label"],
+        seed=seed,
+        strength_schedule=None if variants.strength == 1.0 else (lambda epoch: variants.strength),
+    )
+    train = GANAugmentedDataset(
+        chips,
+        open_cache(caches, task.train.source, variants.inverter),
+        policy=policy,
+        classical=None,
+        paste=variants.paste,  # type: ignore[arg-type]
+        gate="auto" if variants.gated else None,
+        key=lambda index: task.train.names[index],
+    )
+    loader = train.loader(AT_ONCE, device=device)
+    count = min(MOST_VARIANTS, max(1, -(-draws // len(chips))))
+    started = clock()
+    made = [torch.cat([images.cpu() for images, _ in loader]) for _ in range(count)]
+    pixels = torch.stack(made) if made[0].dtype == torch.uint8 else (torch.stack(made) * 255).round().to(torch.uint8)
+    seconds = (clock() - started) / (count * len(chips))
+    changed = (pixels != chips.images).flatten(2).any(dim=2).float().mean()
+    return pixels, {"seconds_per_variant": seconds, "served_as_photo": 1.0 - float(changed)}
+
+
+def clock() -> float:
+    """Seconds of this process on the CPU; of several runs at once, each counts its own."""
+    import time
+
+    return time.process_time()
+
+
+def rng_of(*numbers: int) -> np.random.Generator:
+    return np.random.default_rng(list(numbers))
