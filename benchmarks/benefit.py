@@ -22,18 +22,18 @@ import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from benefit_recipes import ABLATION, QUICK, RECIPES, VARIANTS, Recipe, make_variants
 from benefit_report import report
 from benefit_tasks import TASKS, Chips, Task, cut_chips, invert_chips
-from benefit_training import test, train
+from benefit_training import measure, train
 from tqdm import tqdm
 
 SIZES = (10, 30, 100, 300, 0)
 HYBRID_STEPS = 40
-START_FACTOR = 4.0  # on the steps of the network that `smile` starts from
+START_FACTOR = 1.5  # on the steps of the network that `smile` starts from
 
 Cell = tuple[str, int, int]
 
@@ -42,12 +42,12 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="chips, caches and results: personal data")
-    parser.add_argument("--quick", action="store_true", help=f"30 photos a class, recipes {', '.join(QUICK)}")
+    parser.add_argument("--quick", action="store_true", help=f"30 photos a class, 3 seeds, recipes {', '.join(QUICK)}")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--sizes", nargs="+", type=int, help="photos a class; 0: all")
     parser.add_argument("--recipes", nargs="+", choices=[*RECIPES, *ABLATION], help="default: all but the ablation's")
     parser.add_argument("--ablate", action="store_true", help="the ablation's recipes instead")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, help="default: 5; 3 with --quick")
     parser.add_argument("--processes", type=int, default=1, help="cells at once, one thread each")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
@@ -70,6 +70,16 @@ def read_results(out: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return found
+
+
+def open_results(out: Path) -> TextIO:
+    """The file of results, to append to. After a line that was cut off a new one begins."""
+    path = out / "results.jsonl"
+    cut_off = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
+    file = path.open("a")
+    if cut_off:
+        file.write("\n")
+    return file
 
 
 def start_weights(data: Path, out: Path, device: str) -> Path:
@@ -102,9 +112,7 @@ def run_cell(cell: Cell, recipes: dict[str, Recipe], data: Path, out: Path, devi
             if recipe.variants not in kept:
                 draws = round(task.steps * 32 * most)
                 kept = {
-                    recipe.variants: make_variants(
-                        task, chips, out, VARIANTS[recipe.variants], seed, draws, device
-                    )
+                    recipe.variants: make_variants(task, chips, out, VARIANTS[recipe.variants], seed, draws, device)
                 }
             variants, cost = kept[recipe.variants]
         network, seconds = train(task, chips, variants, recipe, seed, start, device)
@@ -112,7 +120,7 @@ def run_cell(cell: Cell, recipes: dict[str, Recipe], data: Path, out: Path, devi
         # What every step would have taken had its variants been made for it, as a loader does.
         online = seconds / steps + 32 * recipe.ratio * cost.get("seconds_per_variant", 0.0)
         figures = {"recipe": title, "task": name, "size": size, "seed": seed, "photos": len(chips), "steps": steps}
-        figures |= {"seconds_per_step": online, **cost, **test(network, task, held, device)}
+        figures |= {"seconds_per_step": online, **cost, **measure(network, task, held, device)}
         results.append(figures)
     return results
 
@@ -132,16 +140,17 @@ def prepare(args: argparse.Namespace, cells: Sequence[Cell], recipes: dict[str, 
 def main() -> None:
     args = options()
     args.out.mkdir(parents=True, exist_ok=True, mode=0o700)
+    seeds = args.seeds or (3 if args.quick else 5)
     recipes, sizes = wanted_recipes(args), args.sizes or ((30,) if args.quick else SIZES)
     # Seed by seed, so that a run that is stopped has all tasks with fewer seeds.
-    cells = [(task, size, seed) for seed in range(args.seeds) for size in sizes for task in args.tasks]
+    cells = [(task, size, seed) for seed in range(seeds) for size in sizes for task in args.tasks]
     done = {(r["task"], r["size"], r["seed"], r["recipe"]) for r in read_results(args.out)}
     todo = {cell: {k: r for k, r in recipes.items() if (*cell, k) not in done} for cell in cells}
     todo = {cell: missing for cell, missing in todo.items() if missing}
     if todo:
         prepare(args, list(todo), recipes)
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(args.processes, context) as pool, (args.out / "results.jsonl").open("a") as file:
+        with ProcessPoolExecutor(args.processes, context) as pool, open_results(args.out) as file:
             jobs = [pool.submit(run_cell, cell, some, args.data, args.out, args.device) for cell, some in todo.items()]
             for job in tqdm(jobs, desc="cells", disable=None):
                 for line in job.result():

@@ -1,37 +1,18 @@
 """Intervals of figures over photos: the bootstrap, with draws that belong to a photo and not to its place in a list."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ganaug.errors import UserInputError
+from ganaug.intervals import LEVEL, Interval
 from ganaug.rng import hash_text, uniforms
 
 Numbers = NDArray[np.float64]
 
 NUM_DRAWS = 1000  # tenths of a percent of a distribution: enough for the 2.5 % at its ends
-LEVEL = 0.95
 _LARGEST = 20  # a Poisson(1) number is larger once in 10^20
-
-
-class Interval(NamedTuple):
-    """A figure and where it may lie. NaN where there is nothing to tell.
-
-    Attributes:
-        value: Of the photos as they are.
-        low: Lower end.
-        high: Upper end.
-    """
-
-    value: float
-    low: float
-    high: float
-
-    def to_dict(self) -> dict[str, float | None]:
-        """JSON-able, to five decimals; None for what is no number."""
-        return {name: round(v, 5) if np.isfinite(v) else None for name, v in self._asdict().items()}
 
 
 class Bootstrap:
@@ -49,6 +30,7 @@ class Bootstrap:
 
     Attributes:
         weights: ``(R, N)`` float32.
+        unit: ``(N,)`` number of each row's key: rows with one number are drawn together.
 
     Raises:
         UserInputError: For fewer than 100 draws, which have no 2.5 %.
@@ -64,8 +46,16 @@ class Bootstrap:
             raise UserInputError(f"a bootstrap needs at least 100 draws, got {num_draws}")
         cumulative = np.exp(-1.0) * np.cumsum(1.0 / np.cumprod([1.0, *range(1, _LARGEST)]))
         hashes = np.array([hash_text(key) for key in keys], np.int64)
+        self.unit: NDArray[np.int64] = np.unique(np.asarray(keys), return_inverse=True)[1].reshape(-1).astype(np.int64)
         drawn = uniforms(seed, 0, hashes, "bootstrap", num_draws).T
         self.weights: NDArray[np.float32] = np.searchsorted(cumulative, drawn, side="right").astype(np.float32)
+
+    def counts(self, members: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """``(N, G)``, who belongs to each group -> ``(G,)`` how many of what is drawn: photos, or persons.
+
+        Draws of few of them, however many photos each has, know nothing of all the others that were never seen.
+        """
+        return np.array([len(np.unique(self.unit[column])) for column in members.T], np.int64)
 
     def means(self, values: Numbers, members: NDArray[np.bool_]) -> tuple[Numbers, Numbers]:
         """Means over groups.

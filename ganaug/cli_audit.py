@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser, positive: Callable[[str], int
     parser.add_argument("--min-quality", metavar="X|NAME=X,...", help=least)
     parser.add_argument("--limit", metavar="N", type=positive, help="photos to look at (default: 2000, by their keys)")
     parser.add_argument("--variants-per-image", metavar="N", type=positive, default=1, help="default: %(default)s")
-    parser.add_argument("--min-count", metavar="N", type=positive, help="least photos of a group (default: 20)")
+    parser.add_argument(
+        "--min-count", metavar="N", type=positive, help="least photos (persons) of a group (default: 20)"
+    )
     parser.add_argument("--max-extra", metavar="N", type=positive, default=8, help="variants of a photo (default: 8)")
     faster = "count what balance would add, but do not make it"
     parser.add_argument("--no-balance", action="store_true", help=faster)
@@ -53,10 +55,11 @@ def audit(args: argparse.Namespace) -> dict[str, Any]:
     from ganaug.errors import UserInputError
     from ganaug.faces.photos import photos_from
     from ganaug.interfaces import resolve_device
+    from ganaug.page import check_folder
 
     device = resolve_device(args.device)
-    if args.out is not None and args.out.exists() and not args.out.is_dir():
-        raise UserInputError(f"--out {str(args.out)!r} is a file; give a folder for audit.html and audit.json")
+    if args.out is not None:
+        check_folder(args.out)
     if args.images is None and (args.dataset is not None or args.split is not None):
         raise UserInputError("--dataset and --split say how --images is laid out; give that too")
     preserve = [] if args.preserve == "none" else _names(args.preserve) or []
@@ -101,5 +104,6 @@ def _for_terminal(report: dict[str, Any], written: list[str]) -> dict[str, Any]:
     if len(report["warnings"]) > SHOWN_WARNINGS:
         shown["more"] = f"{len(report['warnings']) - SHOWN_WARNINGS} less severe warnings"
     if report["too_few"]:
-        shown["too_few"] = ", ".join(f"{one['column']} {one['group']} ({one['photos']})" for one in report["too_few"])
+        unit = report["intervals"]["over"]
+        shown["too_few"] = ", ".join(f"{one['column']} {one['group']} ({one[unit]})" for one in report["too_few"])
     return shown | ({"out": ", ".join(written)} if written else {})

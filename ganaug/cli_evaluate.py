@@ -56,15 +56,14 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     from ganaug.faces.photos import photos_from
     from ganaug.interfaces import resolve_device
     from ganaug.metrics.extractors import load_extractor
+    from ganaug.page import check_folder
 
     for flag in ("images_dataset", "images_split"):
         if getattr(args, flag) is not None and args.images is None:
             raise UserInputError(f"--{flag.replace('_', '-')} says what --images holds; give that too, or leave it out")
-    if args.out is not None and args.out.exists() and not args.out.is_dir():  # before the work
-        raise UserInputError(f"--out {str(args.out)!r} is a file; give a folder")
-    device = resolve_device(args.device)
     if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)  # fails now rather than after the work
+        check_folder(args.out)
+    device = resolve_device(args.device)
     cache, embedder = LatentCache(args.cache), load_embedder(args.embedder, device)
     real = photos_from(args.real, args.dataset, args.split)
     photos = real if args.images is None else photos_from(args.images, args.images_dataset, args.images_split)

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,16 +33,17 @@ def add_explain(parser: argparse.ArgumentParser, positive: Callable[[str], int],
 def explain(args: argparse.Namespace) -> dict[str, Any]:
     """What became of a photo, or how a picture came about."""
     from ganaug.explain_page import explanation_page, in_lines
+    from ganaug.page import check_folder, write_private
 
-    if args.out is not None and args.out.exists() and not args.out.is_dir():  # before the work
-        raise UserInputError(f"--out {str(args.out)!r} is a file; give a folder")
+    if args.out is not None:
+        check_folder(args.out)
     explanation = _of_photo(args) if args.file is None else _of_file(args)
     facts = explanation.facts
     lines = in_lines(facts)
     if args.out is not None:
         args.out.mkdir(mode=0o700, parents=True, exist_ok=True)
         explanation_page(explanation).write(args.out / PAGE)
-        _write_private(args.out / FACTS, json.dumps(facts, indent=2) + "\n")
+        write_private(args.out / FACTS, (json.dumps(facts, indent=2) + "\n").encode())
         lines["out"] = str(args.out / PAGE)
     return lines if args.json is None else facts
 
@@ -126,14 +126,6 @@ def _settings(folder: Path) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {}
 
 
-def _write_private(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    os.replace(temporary, path)
-
-
 def add_card(parser: argparse.ArgumentParser) -> None:
     """Adds what ``ganaug card`` takes to its parser."""
     parser.add_argument("path", metavar="DIR|FILE", help="a cache, the folder of an export, or a model: name or file")
@@ -144,6 +136,7 @@ def add_card(parser: argparse.ArgumentParser) -> None:
 def card(args: argparse.Namespace) -> dict[str, Any]:
     """A data card or a model card."""
     from ganaug.cards import card_of
+    from ganaug.page import write_private
 
     if args.out is not None and not (args.out.parent.is_dir() and not args.out.is_dir()):  # before the work
         raise UserInputError(f"--out {str(args.out)!r}: cannot be written, it is a folder or in a missing one")
@@ -151,5 +144,5 @@ def card(args: argparse.Namespace) -> dict[str, Any]:
     if args.out is None:
         print(text, end="")
         return {"card": kind, "text": text} if args.json is not None else {}
-    _write_private(args.out, text)
+    write_private(args.out, text.encode(errors="replace"))
     return {"card": kind, "out": str(args.out), "unknown": text.count("Not known")}

@@ -5,6 +5,7 @@ through one formula. A class is told from all others; of several classes the one
 two classes both give the same.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,8 +112,11 @@ def equalized_odds_difference(tallies: Tallies, least: int = 1, counted: Tallies
     return np.asarray(np.maximum(_spread(true), _spread(false)).max(axis=1))
 
 
-def shuffled_groups(group: Ints, true: Ints, keys: list[str], count: int, seed: int = 0) -> Ints:
+def shuffled_groups(group: Ints, true: Ints, keys: Sequence[str], count: int, seed: int = 0) -> Ints:
     """Groups exchanged among photos of one class, as if the classifier did not know of groups.
+
+    Photos of one key, class and group keep a group in common: a classifier is right or wrong about all photos of a
+    person, and exchanging them one by one would take a difference between a few persons for one between groups.
 
     What remains of a difference then comes from chance and from classes that are more frequent in one group than in
     another.
@@ -120,7 +124,7 @@ def shuffled_groups(group: Ints, true: Ints, keys: list[str], count: int, seed: 
     Args:
         group: ``(N,)``.
         true: ``(N,)`` class of each photo.
-        keys: N names; with the seed they decide the exchange.
+        keys: N names of photos, or of persons; with the seed they decide the exchange.
         count: R.
         seed: Of the draws.
 
@@ -128,10 +132,15 @@ def shuffled_groups(group: Ints, true: Ints, keys: list[str], count: int, seed: 
         ``(N, R)``.
     """
     drawn = uniforms(seed, 0, np.array([hash_text(key) for key in keys], np.int64), "shuffled groups", count)
+    person = np.unique(np.asarray(keys), return_inverse=True)[1].reshape(-1)
     shuffled = np.empty((len(group), count), np.int64)
     for number in np.unique(true):
         members = np.flatnonzero(true == number)
-        shuffled[members] = group[members][drawn[members].argsort(axis=0)]
+        units, first, unit = np.unique(
+            np.stack([person[members], group[members]], axis=1), axis=0, return_index=True, return_inverse=True
+        )
+        exchanged = units[:, 1][drawn[members[first]].argsort(axis=0, kind="stable")]
+        shuffled[members] = exchanged[unit.reshape(-1)]
     return shuffled
 
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ganaug.charts import bars_svg, legend, lines_svg, number
+from ganaug.errors import UserInputError
 from ganaug.synthetic import SYNTHETIC_TAG
 
 Cell = str | int | float | bool | None
@@ -203,21 +205,45 @@ class Page:
         )
 
     def write(self, path: str | Path) -> Path:
-        """Writes the page whole or not at all, for its owner alone (mode 0600); makes the folder.
-
-        Returns:
-            The file.
-        """
-        path = Path(path)
+        """Writes the page, see :func:`write_private`."""
         # A file name need not be UTF-8; what is none becomes a question mark rather than an error.
-        data = self.html().encode(errors="replace")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.unlink(missing_ok=True)
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE), "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-        return path
+        return write_private(path, self.html().encode(errors="replace"))
+
+
+def write_private(path: str | Path, data: bytes) -> Path:
+    """Writes a file whole or not at all, for its owner alone (mode 0600); makes the folder.
+
+    Returns:
+        The file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE), "wb") as file:
+        file.write(data)
+    os.replace(temporary, path)
+    return path
+
+
+def check_folder(path: Path) -> None:
+    """Tries whether files can be written into a folder, before the work of making them; leaves nothing behind.
+
+    Raises:
+        UserInputError: If the path, or what it lies in, is no folder.
+        OSError: If nothing can be written there.
+    """
+    file = next((part for part in (path, *path.parents) if part.exists() and not part.is_dir()), None)
+    if file is not None:
+        raise UserInputError(f"--out {str(path)!r}: {str(file)!r} is a file; give a folder")
+    made = [part for part in (path, *path.parents) if not part.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        with TemporaryFile(dir=path):
+            pass
+    finally:
+        for part in made:
+            part.rmdir()
 
 
 def _is_figure(cell: Cell) -> bool:

@@ -221,10 +221,41 @@ def test_same_figures_whatever_the_order(unbalanced: Unbalanced, report: dict[st
 
 
 def test_persons_are_drawn_whole(unbalanced: Unbalanced, report: dict[str, Any]) -> None:
-    found = run(unbalanced, replace(SETTINGS, people="person"))
-    assert found["intervals"]["over"] == "persons"
+    found = run(unbalanced, replace(SETTINGS, people="person", min_count=12))
+    assert found["intervals"]["over"] == "persons" and found["too_few"] == []
     mine, theirs = (one["columns"]["origin"]["groups"]["rare"]["inversion_psnr"] for one in (found, report))
     assert mine["value"] == theirs["value"] and mine["low"] != theirs["low"]
+
+
+def test_a_group_of_few_persons_has_no_figures(unbalanced: Unbalanced) -> None:
+    """Its 23 photos would do; draws of 12 persons do not know the others that were never seen."""
+    found = run(unbalanced, replace(SETTINGS, people="person"))
+    assert found["too_few"] == [{"column": "origin", "group": "rare", "persons": RARE // 2}]
+    assert found["columns"]["origin"]["groups"]["rare"]["inversion_psnr"] is None and found["worst_served"] is None
+    assert f"rare ({RARE // 2})" in audit_page(found).html()
+    column, values = group_column("race", ["A"] * 40 + ["B"] * 400), np.repeat([0.0, 1.0], [40, 400])
+    values[60] = 0.0
+    one_person = ["ann"] * 40 + [f"{i}" for i in range(400)]
+    assert findings_of([compare(figure(values), column, Bootstrap(one_person))]) == []
+    assert len(findings_of([compare(figure(values), column, Bootstrap([f"{i}" for i in range(440)]))])) == 1
+
+
+def test_few_photos_alone_serve_nobody_worst(unbalanced: Unbalanced) -> None:
+    """That a group is small is said, but is not how well it is served."""
+    found = run(unbalanced, replace(SETTINGS, min_count=40, max_extra=1))
+    assert [finding["figure"] for finding in found["warnings"]] == ["count"] and found["worst_served"] is None
+    assert "No group stands out" in audit_page(found).html()
+
+
+def test_severity_of_realism_is_in_deviations_of_a_photo() -> None:
+    """Means one standard deviation apart in one dimension: about one, whatever the number of photos."""
+    draw = np.random.default_rng(0)
+    photos = draw.normal(0.0, 0.05, (400, 1)).astype(np.float32)  # so near to 0 that the kernel is almost linear
+    variants = photos.copy()
+    variants[:200] += 0.05
+    column = group_column("race", ["A"] * 200 + ["B"] * 200)
+    (one,) = realism(photos, variants, [str(i) for i in range(400)], column)[1]
+    assert one.group == "A" and one.severity == pytest.approx(1.0, abs=0.15)
 
 
 def test_limit_and_several_variants(unbalanced: Unbalanced) -> None:

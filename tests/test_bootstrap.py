@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from ganaug.bootstrap import Bootstrap, Interval, interval, stand_out
+from ganaug.bootstrap import Bootstrap, interval, stand_out
 from ganaug.errors import UserInputError
+from ganaug.intervals import Interval
 
 KEYS = [f"{i}.jpg" for i in range(400)]
 ONE = np.ones((400, 1), bool)

@@ -19,13 +19,13 @@ from ganaug.edits import Direction, StyleMixing
 from ganaug.edits.target import Gauge
 from ganaug.embedders import EmbedderArchitecture, FaceEmbedder
 from ganaug.errors import CacheError
-from ganaug.evaluation import EvaluationSettings, evaluate, figures, measure, realism, report, write_report
+from ganaug.evaluation import EvaluationSettings, evaluate, figures, measure, realism, report, summary, write_report
 from ganaug.evaluation.faces import FaceReader, magnitudes_of
 from ganaug.evaluation.measure import choose
 from ganaug.faces.photos import photos_in_folder
 from ganaug.gate import IdentityGate
 from ganaug.interfaces import Edit
-from ganaug.metrics import frechet_distance
+from ganaug.metrics import frechet_distance, kernel_distance, precision_recall
 from ganaug.metrics.extractors import Extractor
 from ganaug.page import Page
 
@@ -208,6 +208,10 @@ def test_distances_are_those_of_the_metrics_and_their_jackknife() -> None:
     found = realism.compare(real, floor, {"far": far})
     assert found["far"].figures["frechet"].value == pytest.approx(frechet_distance(real, far))
     assert found["floor"].over_floor["frechet"].value == 0.0
+    near = realism.compare(real, floor, {"near": floor * 0.8 + 0.3})["near"].figures
+    assert near["kernel"].value == pytest.approx(kernel_distance(real, floor * 0.8 + 0.3))
+    assert (near["precision"].value, near["recall"].value) == precision_recall(real, floor * 0.8 + 0.3)
+    assert 0.0 < near["precision"].low < near["precision"].value != near["recall"].value
     over = found["far"].over_floor["frechet"]
     assert over.low > 0.0 and over.value == pytest.approx(frechet_distance(real, far) - frechet_distance(real, floor))
     # 12 = |(2, 2, 2)|^2, with a standard deviation that follows from that of the two means: 2 * 2 * sqrt(3 * 2 / 200).
@@ -251,6 +255,38 @@ def test_real_photos_may_be_others(faces: Faces, tmp_path: Path, few_are_enough:
     assert same["realism"]["sets"][0]["frechet"] != found["realism"]["sets"][0]["frechet"]
 
 
+def test_no_photo_is_what_its_own_variant_is_compared_with(faces: Faces, few_are_enough: None) -> None:
+    """Photos that are measured are left out of the real ones; if there are no others, one half is compared."""
+    train, photos = wrapped(faces, [Nothing()]), photos_in_folder(faces.root)
+    alone, _ = run(train)
+    again, _ = run(train, real=photos)
+    assert again["realism"] == alone["realism"]
+    some = EvaluationSettings(limit=10, num_strengths=1)
+    found, _ = run(train, real=photos, settings=some)
+    assert found["realism"]["images"] == 6  # a half of the 22 - 10 others
+
+
+def test_other_photos_are_compared_with_though_the_first_photo_is_damaged(own_faces: Faces, tmp_path: Path) -> None:
+    write_faces(tmp_path / "others", per_class=2, seed=5)
+    train = wrapped(own_faces, [Nothing()])
+    first = train.items[choose([item.key for item in train.items], 99)[0]].key
+    (own_faces.root / first).write_bytes(b"no picture")
+    found, _ = run(train, real=photos_in_folder(tmp_path / "others"))
+    assert list(found["photos"]["left_out_examples"]) == [first]
+
+
+def test_classes_that_change_undeclared_are_warned_of() -> None:
+    def row(what: str, edit: str | None, value: float, declared: bool) -> dict[str, Any]:
+        share = {"value": value, "low": value - 0.05, "high": value + 0.05, "declared": declared}
+        return {"what": what, "edit": edit, "strength": None, "readings": [], "same_class": {"race": share}}
+
+    movement = [row("inversion", None, 0.9, False), row("edit", "hair", 0.88, False), row("edit", "pose", 0.6, False)]
+    told = {"networks": {"identity": "judge64"}, "movement": [*movement, row("edit", "skin", 0.5, True)]}
+    (warning,) = summary.other_classes(told)
+    assert warning.startswith("To judge64 many variants look like another race than their photo: 40 % with pose, but 10 %")
+    assert summary.other_classes({**told, "movement": movement[1:]}) == []
+
+
 def test_what_cannot_be_measured_is_counted_and_told(own_faces: Faces) -> None:
     """A photo that is gone, one that is damaged, one that has changed."""
     gone, damaged, changed, *_ = own_faces.keys
@@ -283,6 +319,9 @@ def test_batches_change_nothing(faces: Faces) -> None:
         for a, b in zip(one[part], two[part], strict=True):
             name = "mean" if part == "identity" else "images"
             assert json.dumps(a[name])[:12] == json.dumps(b[name])[:12]
+    for name in ("photos", "perceptual", "perceptual_of_photos"):
+        assert json.dumps(one["diversity"][name])[:12] == json.dumps(two["diversity"][name])[:12]
+    assert one["diversity"]["perceptual_of_photos"] is not None  # of four photos from two batches
 
 
 def test_the_choice_of_photos_is_one_of_names_and_seed() -> None:

@@ -90,6 +90,23 @@ def test_permutations_tally_as_single_ones() -> None:
         np.testing.assert_allclose(many.right[draw], one.right[0])
 
 
+def test_photos_of_a_person_keep_one_group() -> None:
+    """A classifier that is right about some persons and wrong about others treats no group differently."""
+    draw = np.random.default_rng(0)
+    person, found = np.repeat(np.arange(24), 20), []
+    keys, true = [f"p{number}" for number in person], np.zeros(480, np.int64)
+    for seed in range(60):
+        group, predicted = draw.integers(0, 2, 24)[person], draw.integers(0, 2, 24)[person]
+        shuffled = fairness.shuffled_groups(group, true, keys, 200, seed)
+        assert all(len(np.unique(shuffled[person == number, 0])) == 1 for number in range(24))
+        gap = fairness.accuracy_gap(Tallies.of(predicted, true, group, 2))[0]
+        chance = fairness.accuracy_gap(Tallies.of_permutations(predicted, true, shuffled, 2))
+        found.append((chance >= gap - 1e-12).mean())
+    assert np.mean(np.array(found) <= 0.05) <= 0.15  # exchanging photos one by one gives more than half
+    reversed_order = fairness.shuffled_groups(group[::-1], true, keys[::-1], 200, seed)
+    assert (reversed_order[::-1] == shuffled).all()
+
+
 def test_shuffling_keeps_classes_and_group_sizes() -> None:
     true, _, group = random_case(3, 4, 90)
     keys = [f"photo {i}" for i in range(90)]

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import math
+import os
 import re
 import stat
 from html.parser import HTMLParser
@@ -14,7 +15,8 @@ import pytest
 from PIL import Image
 
 from ganaug.charts import WIDTH, bars_svg, lines_svg, number, ticks
-from ganaug.page import Page
+from ganaug.errors import UserInputError
+from ganaug.page import Page, check_folder
 from ganaug.synthetic import SYNTHETIC_TAG
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -197,6 +199,20 @@ def test_pages_are_written_whole_for_their_owner_alone(tmp_path: Path, monkeypat
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no chromium")
+def test_a_folder_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
+    check_folder(tmp_path / "new" / "deep")
+    check_folder(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "in it"):
+        with pytest.raises(UserInputError, match="file' is a file; give a folder"):
+            check_folder(path)
+    if os.geteuid():
+        tmp_path.chmod(0o500)
+        with pytest.raises(PermissionError):
+            check_folder(tmp_path)
+
+
 def test_a_browser_loads_nothing_and_a_phone_need_not_scroll_sideways(tmp_path: Path) -> None:
     """Offline, in light and in dark, on a phone and on a screen."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

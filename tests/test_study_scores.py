@@ -14,11 +14,12 @@ from study_helpers import made_study as made_study
 from study_helpers import store as store
 from study_helpers import study as study
 
+from ganaug.intervals import wilson_interval
 from ganaug.study.agreement import alpha_interval, krippendorff_alpha
 from ganaug.study.report import lines, percent, write_report
 from ganaug.study.scores import MIN_ANSWERS, score_study, share_of_errors
+from ganaug.study.sensitivity import d_prime_of_pairs
 from ganaug.study.store import Store
-from ganaug.study.wilson import d_prime_of_pairs, wilson_interval
 
 
 @pytest.mark.parametrize(("count", "total"), [(0, 1), (1, 1), (0, 10), (3, 10), (10, 10), (29, 30), (500, 1000)])

@@ -106,7 +106,7 @@ def measured_balance(
         bootstrap: Over the N photos.
         make_examiner: Dataset -> what looks at its samples.
         max_extra: Most variants of one photo.
-        min_count: Groups with fewer photos are taught, and not told about.
+        min_count: Groups with fewer photos, or persons, are taught, and not told about.
         batch_size: Variants at a time.
         progress: Show a progress bar.
 
@@ -118,7 +118,7 @@ def measured_balance(
     teach = (judge.true >= 0) & np.isfinite(embeddings).all(axis=1)
     rows = np.flatnonzero(teach & (column.of >= 0))
     counts = np.bincount(column.of[rows], minlength=len(column.names))
-    large = np.flatnonzero(counts >= min_count)
+    large = np.flatnonzero(bootstrap.counts(column.members & teach[:, None]) >= min_count)
     if len(large) < 2:
         return None
     with warnings.catch_warnings():

@@ -1,6 +1,5 @@
 """Figures of each group with intervals, and which groups they set apart from the others."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ganaug.audit.groups import GroupColumn
-from ganaug.bootstrap import Bootstrap, Interval, interval, stand_out
+from ganaug.bootstrap import Bootstrap, interval, stand_out
+from ganaug.intervals import Interval, printed, wilson_interval
 
 Numbers = NDArray[np.float64]
 
@@ -19,8 +19,6 @@ MIN_COUNT = 20
 # photos, means little (Cohen, Statistical Power Analysis, 2nd edition, 1988, section 2.2.3: below "small"). Of shares
 # there is no such bound: who is served less often is worse off.
 _LEAST = 0.2
-_WIDE = 0.02  # an interval of a share that is wider says nothing about tenths of a percent
-_NORMAL = 1.959964  # the normal distribution's 97.5 %
 
 
 @dataclass(frozen=True)
@@ -76,31 +74,6 @@ class Finding:
         }
 
 
-def printed(value: Interval | float, unit: str = "", beside: Interval | None = None) -> str:
-    """A figure as a reader wants it.
-
-    Args:
-        value: With its interval or alone.
-        unit: ``"%"`` for shares in [0, 1], ``"dB"`` or nothing.
-        beside: What it stands beside, with as many decimals.
-
-    Example:
-        >>> printed(Interval(0.8123, 0.741, 0.869), "%"), printed(28.812, "dB"), printed(float("nan"))
-        ('81 % (74 to 87)', '28.8 dB', '-')
-    """
-    numbers = value if isinstance(value, Interval) else (value,)
-    if not math.isfinite(numbers[0]):
-        return "-"
-    if unit == "%":
-        wide = value if isinstance(value, Interval) else beside
-        digits = 0 if wide is not None and wide.high - wide.low >= _WIDE else 1
-        texts = [f"{100.0 * number:.{digits}f}" for number in numbers]
-    else:
-        texts = [f"{number:.{1 if unit == 'dB' else 3}f}" for number in numbers]
-    main = f"{texts[0]} {unit}".strip()
-    return f"{main} ({texts[1]} to {texts[2]})" if len(texts) == 3 else main
-
-
 @dataclass(frozen=True)
 class Comparison:
     """One figure in all groups of a column.
@@ -131,9 +104,10 @@ class Comparison:
         if own is None or (self.figure.unit != "%" and severity < _LEAST):
             return None
         unit, name = self.figure.unit, self.column.name
+        rest = printed(float(self.rest[group]), unit, beside=own)
         text = (
-            f"{self.figure.blame.format(group=self.column.called(group))}: {printed(own, unit)} against "
-            f"{printed(float(self.rest[group]), unit, own)} for the others of {name} ({self.counts[group]} photos)."
+            f"{self.figure.blame.format(group=self.column.called(group))}: {printed(own, unit)} against {rest} for the "
+            f"others of {name} ({self.counts[group]} photos)."
         )
         return Finding(text, name, self.column.names[group], self.figure.name, severity)
 
@@ -145,20 +119,20 @@ def compare(figure: Figure, column: GroupColumn, bootstrap: Bootstrap, min_count
         figure: Of N photos.
         column: Of the same photos.
         bootstrap: Of the same photos.
-        min_count: Groups with fewer photos that have the figure are not told about.
+        min_count: Groups with fewer photos, or persons, that have the figure are not told about.
     """
-    members, known = column.members, np.isfinite(figure.values)
-    counts = (members & known[:, None]).sum(axis=0)
+    known = np.isfinite(figure.values)[:, None]
+    members, others = column.members, ~column.members & (column.of >= 0)[:, None]
+    counts, drawn_of = (members & known).sum(axis=0), bootstrap.counts(members & known)
     value, drawn = bootstrap.means(figure.values, members)
     told = [
-        _bounded(interval(value[g], drawn[:, g]), int(counts[g]), figure.unit) if counts[g] >= min_count else None
+        _bounded(interval(value[g], drawn[:, g]), int(drawn_of[g]), figure.unit) if drawn_of[g] >= min_count else None
         for g in range(len(column.names))
     ]
-    others = ~members & (column.of >= 0)[:, None]
     rest, rest_drawn = bootstrap.means(figure.values, others)
-    asked = (counts >= min_count) & ((others & known[:, None]).sum(axis=0) >= min_count) & bool(figure.blame)
+    asked = (drawn_of >= min_count) & (bootstrap.counts(others & known) >= min_count) & bool(figure.blame)
     sign = -1.0 if figure.less_is_better else 1.0
-    deviation = float(np.std(figure.values[known & (column.of >= 0)])) if known.any() else 1.0
+    deviation = float(np.std(figure.values[known[:, 0] & (column.of >= 0)])) if known.any() else 1.0
     difference = np.where(asked, sign * (value - rest), np.nan)
     return Comparison(figure, column, told, counts, rest, difference, sign * (drawn - rest_drawn), deviation or 1.0)
 
@@ -183,11 +157,10 @@ def findings_of(compared: Sequence[Comparison]) -> list[Finding]:
 
 
 def _bounded(found: Interval, count: int, unit: str) -> Interval:
-    """Where all or none of the photos of a group pass, no draw differs: then Wilson's interval (JASA 22, 1927)."""
+    """Where all or none of the photos of a group pass, no draw differs: then Wilson's interval."""
     if unit != "%" or found.value not in (0.0, 1.0):
         return found
-    reach = _NORMAL**2 / (count + _NORMAL**2)
-    return Interval(found.value, 1.0 - reach, 1.0) if found.value == 1.0 else Interval(found.value, 0.0, reach)
+    return Interval(found.value, *wilson_interval(count * int(found.value), count))
 
 
 def worst_first(findings: Sequence[Finding]) -> list[Finding]:

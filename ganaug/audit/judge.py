@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from ganaug import fairness
 from ganaug.audit.figures import Figure, Finding
 from ganaug.audit.groups import GroupColumn
-from ganaug.bootstrap import Bootstrap, Interval, interval
+from ganaug.bootstrap import Bootstrap, interval
 from ganaug.errors import UserInputError
 from ganaug.fairness import Tallies
+from ganaug.intervals import Interval
 from ganaug.readout import MIN_CLASS, Examples, make_folds, read_held_out
 
 NUM_PERMUTATIONS = 1000
@@ -160,10 +161,18 @@ def gaps(
     """Differences between those groups of a column that are large enough; and the number of these groups.
 
     Nothing for fewer than two groups.
+
+    Args:
+        judge: The judge.
+        told: ``(N,)`` what it says.
+        column: Groups.
+        bootstrap: Over the N photos, or their persons.
+        keys: N names, those that the bootstrap draws; groups are exchanged among them.
+        min_count: Groups with fewer photos, or persons, are left out.
+        seed: Of the exchange.
     """
     sound = (judge.true >= 0) & (told >= 0) & (column.of >= 0)
-    counts = np.bincount(column.of[sound], minlength=len(column.names))
-    large = np.flatnonzero(counts >= min_count)
+    large = np.flatnonzero(bootstrap.counts(column.members & sound[:, None]) >= min_count)
     if len(large) < 2:
         return {}, len(large)
     rows = np.flatnonzero(sound & np.isin(column.of, large))
@@ -210,7 +219,8 @@ def gap_findings(
     for (name, view), found in told.items():
         for kind in _WARNED:
             gap = found.get(kind)
-            if gap is None or gap.p > 0.05 / number:
+            # Of very many differences the bound would lie below what a permutation can reach.
+            if gap is None or gap.p > max(0.05 / number, 1.0 / (1.0 + NUM_PERMUTATIONS)):
                 continue
             known = [(one.value, g) for g, one in enumerate(accuracy[name, view]) if one is not None]
             (least, worst), (most, best) = min(known), max(known)
@@ -218,7 +228,7 @@ def gap_findings(
             value, low, high, chance = (100.0 * v for v in (*gap.found, gap.by_chance))
             text = (
                 f"The judge of {judge.label} treats groups of {name} differently on {view}: {GAPS[kind]} of "
-                f"{value:.0f} points ({low:.0f} to {high:.0f}); chance gives up to {chance:.0f}. It is right on "
+                f"{value:.0f} points ({low:.0f} to {high:.0f}); chance alone gives up to {chance:.0f}. It is right on "
                 f"{100.0 * least:.0f} % of {column.names[worst]} and on {100.0 * most:.0f} % of {column.names[best]}."
             )
             severity = (gap.found.value - gap.expected) / 0.5  # the largest deviation that a share can have

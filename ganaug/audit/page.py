@@ -2,17 +2,15 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ganaug.audit.balance import WAYS
-from ganaug.audit.figures import printed
 from ganaug.audit.judge import GAPS, MIN_RATE, NUM_PERMUTATIONS
 from ganaug.audit.realism import MIN_PHOTOS, NUM_SPLITS
-from ganaug.bootstrap import Interval
-from ganaug.page import PRIVATE, Page
+from ganaug.intervals import Interval, printed
+from ganaug.page import Page, write_private
 
 _OF_CROSSINGS = ("kept", "accepted", "accuracy_photos", "accuracy_variants")
 _MOST_WARNINGS = 12  # shown on the page; the JSON file has all
@@ -20,6 +18,7 @@ _COUNTS = {
     "photos": "photos",
     "audited": "looked at",
     "usable": "with latents",
+    "persons": "persons of those",
     "asked": "variant wanted",
     "variants": "variant served",
     "rejected": "gate refused",
@@ -33,7 +32,6 @@ def audit_page(report: Mapping[str, Any]) -> Page:
     """A page of a report of :func:`ganaug.audit.audit`, which may have been read back from its JSON file."""
     page = Page("Audit of groups", _lead(report))
     _warnings(page, report)
-    _method(page, report)
     for name, column in report["columns"].items():
         page.heading(name.replace(" x ", " and ").capitalize())
         if column["crossed"] > 1:
@@ -44,48 +42,44 @@ def audit_page(report: Mapping[str, Any]) -> Page:
         _judge(page, report, name, column)
         if "balance" in column:
             _balance(page, name, column["balance"], report["policy"]["max_extra"])
+    _method(page, report)
     return page
 
 
 def write_audit(report: Mapping[str, Any], out: str | Path) -> list[Path]:
     """Writes ``audit.html`` and ``audit.json``, whole or not at all, for their owner alone."""
-    out = Path(out)
-    page = audit_page(report).write(out / "audit.html")
-    path, temporary = out / "audit.json", out / ".audit.json.tmp"
-    temporary.unlink(missing_ok=True)
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE), "w", encoding="utf-8") as file:
-        file.write(json.dumps(report, indent=2) + "\n")
-    os.replace(temporary, path)
-    return [page, path]
+    page = audit_page(report).write(Path(out, "audit.html"))
+    return [page, write_private(Path(out, "audit.json"), (json.dumps(report, indent=2) + "\n").encode())]
 
 
 def _lead(report: Mapping[str, Any]) -> str:
     """The answer in a sentence or two."""
+    asked = "Does the augmentation serve all groups alike?"
     worst, count = report["worst_served"], len(report["warnings"])
     if worst is None:
         return (
-            "No group stands out as worse served than the others. That is not proof that all are served alike: see how "
-            "wide the intervals are, and which groups are too small to say."
+            f"{asked} No group stands out as worse served than the others. That is no proof: see how wide the "
+            "intervals are, and which groups are too small to say."
         )
-    named = f"{worst['column']} {worst['group']}"
     rest = "" if count == 1 else f" There are {count} findings in all, the worst first."
-    return f"Worst served: {named}.{rest}"
+    return f"{asked} Worst served: {worst['column']} {worst['group']}.{rest}"
 
 
 def _warnings(page: Page, report: Mapping[str, Any]) -> None:
     page.heading("What stands out")
     if not report["warnings"]:
-        page.text("Nothing: no difference is larger than chance would explain.")
+        page.text("Nothing: no difference is larger than chance may make it.")
     for finding in report["warnings"][:_MOST_WARNINGS]:
         page.warning(finding["text"])
     left = len(report["warnings"]) - _MOST_WARNINGS
     if left > 0:
         page.text(f"{left} more, less severe, are in audit.json.")
     if report["too_few"]:
-        groups = ", ".join(f"{one['column']} {one['group']} ({one['photos']})" for one in report["too_few"])
+        unit = report["intervals"]["over"]
+        groups = ", ".join(f"{one['column']} {one['group']} ({one[unit]})" for one in report["too_few"])
         page.text(
-            f"Too few to say: groups of fewer than {report['min_count']} photos with latents that were looked at, "
-            f"about which no figure is told: {groups}."
+            f"Too few to say: no figure is told of groups with fewer than {report['min_count']} {unit} with latents: "
+            f"{groups}."
         )
 
 
@@ -125,9 +119,9 @@ def _method(page: Page, report: Mapping[str, Any]) -> None:
         )
     page.text(
         f"In brackets: intervals of {100 * intervals['level']:.0f} % from {intervals['draws']:,} bootstrap draws over "
-        f"{intervals['over']}. The more is compared, the more stands out by chance, and the bounds allow for that: "
-        "where no group is worse off, one audit in twenty names one all the same, and one in twenty a crossing. This "
-        "page holds no photo and no name."
+        f"{intervals['over']}. The more is compared, the more stands out by chance. The bounds allow for that: where "
+        "no group is worse off, chance makes about one audit in twenty name one all the same, and one in twenty a "
+        "crossing. This page holds no photo and no name."
     )
 
 
@@ -137,7 +131,7 @@ def _counts(page: Page, column: Mapping[str, Any]) -> None:
         key: title
         for key, title in _COUNTS.items()
         if key in ("photos", "audited", "usable", "asked", "variants")
-        or any(one["counts"][key] for one in groups.values())
+        or any(one["counts"].get(key) for one in groups.values())
     }
     rows = [[name, *(one["counts"][key] for key in shown)] for name, one in groups.items()]
     missing = f" {column['not_stated']} photos have no value here." if column["not_stated"] else ""
@@ -176,18 +170,11 @@ def _figures(page: Page, report: Mapping[str, Any], column: Mapping[str, Any]) -
         lines = {**told, "all photos": report["all"]}
         rows = [[name, *(_shown(one[f], of["unit"]) for f, of in of_table.items())] for name, one in lines.items()]
         page.table(["group", *(of["title"] for of in of_table.values())], rows, table)
-    known = {name: one["cosine_drawn"] for name, one in told.items() if one["cosine_drawn"] is not None}
-    if known:
-        page.bars(
-            list(known),
-            [one["value"] for one in known.values()],
-            "Cosine between a variant, as drawn, and its photo; lines are intervals.",
-            [(one["low"], one["high"]) for one in known.values()],
-        )
     realism = {name: one["realism"] for name, one in column["groups"].items() if one["realism"] is not None}
     if realism:
         rows = [[name, _shown(one["variants"]), _shown(one["photos"])] for name, one in realism.items()]
-        page.table(["group", "variants to photos", "photos to photos"], rows, "Realism: kernel distance.")
+        caption = f"Realism: kernel distance in the features of {report['networks']['realism']}; less is more real."
+        page.table(["group", "variants to photos", "photos to photos"], rows, caption)
 
 
 def _judge(page: Page, report: Mapping[str, Any], name: str, column: Mapping[str, Any]) -> None:
@@ -253,20 +240,17 @@ def _verdict(found: Mapping[str, Any], worst: str) -> str:
         told["" if unknown else "improve" if better * change["value"] > 0.0 else "worsen"].append(what)
     parts = [f"variants {verb} {' and '.join(what)}" for verb, what in told.items() if verb and what]
     if told[""]:
-        parts.append(f"it cannot be told from so many photos whether variants change {' or '.join(told[''])}")
+        few = f"{found['photos']} photos are too few to tell whether variants change"
+        parts.append(f"{few} {' or '.join(told[''])}")
     text = "; ".join(parts)
     return text[0].upper() + text[1:] + "."
 
 
-def _interval(one: Mapping[str, Any]) -> Interval:
-    return Interval(*(math.nan if one[key] is None else float(one[key]) for key in ("value", "low", "high")))
-
-
 def _shown(one: Mapping[str, Any] | None, unit: str = "") -> str:
-    return "-" if one is None else printed(_interval(one), unit)
+    return "-" if one is None else printed(Interval.from_dict(one), unit)
 
 
 def _points(one: Mapping[str, Any]) -> str:
     """A difference of shares."""
-    value, low, high = (100.0 * number for number in _interval(one))
+    value, low, high = (100.0 * number for number in Interval.from_dict(one))
     return f"{value:.0f} ({low:.0f} to {high:.0f})" if math.isfinite(value) else "-"

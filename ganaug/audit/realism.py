@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ganaug.audit.figures import Finding, printed
+from ganaug.audit.figures import Finding
 from ganaug.audit.groups import GroupColumn
-from ganaug.bootstrap import Interval, interval
-from ganaug.metrics import kernel_distance
+from ganaug.bootstrap import interval
+from ganaug.intervals import Interval, printed
+from ganaug.metrics.kernel import kernel_distance, kernel_variance
 from ganaug.rng import hash_text, uniforms
 
 MIN_PHOTOS = 50  # of a group, with variants: halves of 25 spread so much that a distance of smaller ones says nothing
@@ -56,7 +57,8 @@ def realism(
             continue
         made, real = measured[number].T
         told.append((interval(float(made.mean()), made), interval(float(real.mean()), real)))
-    return told, _findings(measured, told, column)
+    rows = photos[sound & np.isin(column.of, list(measured))]
+    return told, _findings(measured, told, column, kernel_variance(torch.from_numpy(rows)) if len(rows) else 0.0)
 
 
 def _distances(
@@ -73,13 +75,15 @@ def _distances(
 
 
 def _findings(
-    measured: dict[int, NDArray[np.float64]], told: list[tuple[Interval, Interval] | None], column: GroupColumn
+    measured: dict[int, NDArray[np.float64]],
+    told: list[tuple[Interval, Interval] | None],
+    column: GroupColumn,
+    variance: float,
 ) -> list[Finding]:
     """Groups that are farther from their photos than the others are in the mean, by three deviations of the splits."""
     excess = {number: values[:, 0] - values[:, 1] for number, values in measured.items()}
     if len(excess) < 2:
         return []
-    spread = float(np.concatenate(list(excess.values())).std()) or 1.0
     found = []
     for number, own in excess.items():
         others = np.mean([values for other, values in excess.items() if other != number], axis=0)
@@ -94,5 +98,7 @@ def _findings(
             f"photos of the group, which are {printed(distance[1].value)} from each other. The difference is "
             f"{own.mean():.3f}, against {others.mean():.3f} in the mean of the other groups of {column.name}."
         )
-        found.append(Finding(text, column.name, column.names[number], "realism", float(difference.mean()) / spread))
+        # Kernel distances are squared; in standard deviations of a single photo, as all findings are.
+        severity = float(np.sqrt(difference.mean() / variance)) if variance > 0.0 else 0.0
+        found.append(Finding(text, column.name, column.names[number], "realism", severity))
     return found

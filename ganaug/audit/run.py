@@ -18,13 +18,14 @@ from ganaug.audit.groups import GroupColumn, group_column, group_columns
 from ganaug.audit.judge import Gap, Judge, built_in_judge, gap_findings, gaps, outside_judge
 from ganaug.audit.realism import realism
 from ganaug.audit.settings import AuditSettings
-from ganaug.bootstrap import LEVEL, NUM_DRAWS, Bootstrap, Interval
+from ganaug.bootstrap import NUM_DRAWS, Bootstrap
 from ganaug.cache import LatentCache
 from ganaug.dataset import GANAugmentedDataset
 from ganaug.edits.label_table import LabelColumns
 from ganaug.embedders import load_embedder
 from ganaug.faces.photos import Photo
 from ganaug.gate import IdentityGate
+from ganaug.intervals import LEVEL, Interval
 from ganaug.metrics.extractors import load_extractor
 from ganaug.provenance import Source
 
@@ -100,6 +101,8 @@ class _Audit:
             people = [people[i] or key for i, key in zip(self.indices, self.keys, strict=True)]
         self.people = list(people)
         self.bootstrap = Bootstrap(self.people, NUM_DRAWS, settings.seed)
+        # What is drawn, and the count that says whether a group has enough of it.
+        self.drawn_of, self.least = ("photos", "usable") if settings.people is None else ("persons", "persons")
         self.embedder = load_embedder(settings.embedder, device)
         self.extractor = load_extractor(None, None, device)
         self.findings: list[Finding] = []
@@ -154,17 +157,18 @@ class _Audit:
                 one["balance"] = self._balance(full, column, measured, judge)
             columns[column.name] = one
         ordered = worst_first(self.findings)
+        worst = next((finding for finding in ordered if finding.figure != "count"), None)  # few is not badly served
         return {
             "format": FORMAT,
             "version": __version__,
-            "worst_served": ordered[0].to_dict() if ordered else None,
+            "worst_served": None if worst is None else worst.to_dict(),
             "warnings": [finding.to_dict() for finding in ordered],
             "too_few": [
-                {"column": name, "group": group, "photos": values["counts"]["usable"]}
+                {"column": name, "group": group, self.drawn_of: values["counts"][self.least]}
                 for name, one in columns.items()
                 if one["crossed"] == 1
                 for group, values in one["groups"].items()
-                if values["counts"]["usable"] < settings.min_count
+                if values["counts"][self.least] < settings.min_count
             ],
             **self._about(measured, judge, examiner.threshold),
             "figures": {
@@ -228,9 +232,8 @@ class _Audit:
         """Counts and figures of each group, JSON-able; and the intervals as they are, by figure."""
         told: dict[str, dict[str, Any]] = {}
         outcome = np.where(drawn == Source.REAL, drawn, measured.outcome[:, 0])
-        usable = np.bincount(
-            column.of[(column.of >= 0) & self.train.pool.usable[self.indices]], minlength=len(column.names)
-        )
+        members = column.members & self.train.pool.usable[self.indices][:, None]
+        usable, persons = members.sum(axis=0), self.bootstrap.counts(members)
         for g, (name, count) in enumerate(zip(column.names, full.counts.tolist(), strict=True)):
             sources = np.bincount(outcome[column.of == g], minlength=len(Source)).tolist()
             told[name] = {
@@ -238,6 +241,7 @@ class _Audit:
                     "photos": count,
                     "audited": int((column.of == g).sum()),
                     "usable": int(usable[g]),
+                    **({} if self.settings.people is None else {"persons": int(persons[g])}),
                     "asked": sum(sources) - sources[Source.REAL],
                     "variants": sources[Source.GENERATED],
                     "rejected": sources[Source.REJECTED],
@@ -285,7 +289,7 @@ class _Audit:
             for view, said in judge.views().items():
                 at = column.name, view
                 found[at], numbers[at] = gaps(
-                    judge, said, column, self.bootstrap, self.keys, self.settings.min_count, self.settings.seed
+                    judge, said, column, self.bootstrap, self.people, self.settings.min_count, self.settings.seed
                 )
         accuracy = {(name, view): told[name][1][f"accuracy_{view}"] for name, view in found}
         self.findings += gap_findings(found, judge, accuracy, columns)
@@ -351,7 +355,7 @@ class _Audit:
             "intervals": {
                 "draws": NUM_DRAWS,
                 "level": LEVEL,
-                "over": "photos" if settings.people is None else "persons",
+                "over": self.drawn_of,
             },
             "min_count": settings.min_count,
         }

@@ -27,7 +27,7 @@ class AuditSettings:
         limit: Most photos with latents that are looked at, and a like share of those without.
         num_variants: Variants of each photo.
         max_extra: Most variants of one photo that ``extra="balance"`` makes.
-        min_count: Groups with fewer photos are told to be too small.
+        min_count: Groups with fewer photos are told to be too small; with ``people``, those with fewer persons.
         measure_balance: Whether to make the extra variants and teach a readout with them.
         embedder: Network that identity and the readout go by.
         seed: Of the policy, the choice of photos, and all draws.

@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,9 +22,9 @@ from ganaug.evaluation.report import build_page
 from ganaug.evaluation.summary import summary_of, warnings_of
 from ganaug.faces.photos import Photo
 from ganaug.features import load_perceptual_features
-from ganaug.interfaces import Embedder, UserInputError
+from ganaug.interfaces import CacheError, Embedder, UserInputError
 from ganaug.metrics.extractors import Extractor
-from ganaug.page import PRIVATE
+from ganaug.page import write_private
 
 FORMAT = "ganaug-evaluation-1"
 PAGE, FIGURES = "report.html", "report.json"
@@ -91,8 +90,8 @@ def evaluate(
     - ``movement``: rows with ``readings``: ``attribute``, read ``by`` code or picture, in ``unit``; whether it is
       ``intended`` by the edit or ``declared`` in what it touches; ``mean`` move along the way of the edit, and in
       standard deviations among the photos ``mean_in_sd`` and ``absolute_in_sd``. ``same_class``: share of variants
-      whose likeliest class stays. The row of the
-      inversion is nobody's edit: how far readings move by themselves.
+      whose likeliest class stays, and whether the edit has ``declared`` that it may change. The row of the inversion
+      is nobody's edit: how far readings move by themselves.
     - ``localisation``: rows with change outside over change inside of the part of the face: ``ratio_of_means``,
       ``median_ratio`` of faces, ``share_local`` of faces with at most ``limit``.
     - ``gate``: shares that pass ``at_once``, ``weaker`` or are ``rejected``.
@@ -105,7 +104,8 @@ def evaluate(
             augmentation. Its policy says which edits are measured; its gates have their word in what is served.
         embedder: Judges identity, on ``device``; with a ``threshold``, as :class:`ganaug.gate.IdentityGate` wants it.
         extractor: Features for realism.
-        real: Photos to compare with. None: those of the cache, of which one half is compared with the other.
+        real: Photos to compare with, without those that are measured: variants are nearer to their own photo than any
+            other photo could be. None: those of the cache, of which one half is compared with the other.
         settings: How much is measured.
         device: Where to work; default: the CPU.
         names: For the page: ``"identity"`` the embedder's, ``"gate"`` that of the gate's network, ``"real"`` where the
@@ -129,10 +129,13 @@ def evaluate(
     judge = Judge(embedder, reader.resolution, train.chip_template)
     perceptual = load_perceptual_features(PERCEPTUAL, device)
     usable = [index for index, is_usable in enumerate(train.pool.usable) if is_usable]
+    if not usable:
+        raise CacheError(f"{train.cache.path}: none of its records may be used for variants; lower min_quality")
     keys = [train.items[index].key for index in usable]
     members = [usable[place] for place in choose(keys, settings.limit, settings.seed)]
-    others = None if real is None else RealFaces(real, train, train.dataset[members[0]][0].shape[-1], device)
-    evaluator = Evaluator(reader, judge, extractor, perceptual, settings.num_strengths, others)
+    others = None if real is None else _not_among(real, [train.items[index].path for index in members])
+    compared = RealFaces(others, train, device) if others else None  # without any: the photos of the cache
+    evaluator = Evaluator(reader, judge, extractor, perceptual, settings.num_strengths, compared)
     measured = evaluator.run(members, settings.batch_size, settings.num_faces, progress)
     known = {item.key for item in train.items}
     without = sorted(set(train.cache.keys()) - known)
@@ -185,15 +188,15 @@ def write_report(out: str | Path, figures: Mapping[str, Any], sheets: Mapping[st
     Returns:
         The files.
     """
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    page = build_page(figures, sheets).write(out / PAGE)
-    temporary = out / f".{FIGURES}.tmp"
-    temporary.unlink(missing_ok=True)
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE), "w") as file:
-        file.write(json.dumps(figures, indent=2) + "\n")  # ASCII: a key need not be UTF-8
-    os.replace(temporary, out / FIGURES)
-    return [page, out / FIGURES]
+    page = build_page(figures, sheets).write(Path(out, PAGE))
+    # ASCII: a key need not be UTF-8.
+    return [page, write_private(Path(out, FIGURES), (json.dumps(figures, indent=2) + "\n").encode())]
+
+
+def _not_among(photos: Sequence[Photo], paths: Sequence[str | None]) -> list[Photo]:
+    """Photos in other files than these."""
+    files = {Path(path).resolve() for path in paths if path is not None}
+    return [photo for photo in photos if photo.path is None or Path(photo.path).resolve() not in files]
 
 
 def _provenance(train: GANAugmentedDataset, command: str) -> dict[str, Any]:

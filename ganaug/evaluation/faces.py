@@ -185,24 +185,27 @@ class RealFaces:
     Args:
         photos: The photos.
         train: Dataset of the cache.
-        size: Side of the items that photos become first, in pixels, as those of the cache do.
         device: Where to work.
     """
 
-    def __init__(self, photos: Sequence[Photo], train: GANAugmentedDataset, size: int, device: torch.device) -> None:
+    def __init__(self, photos: Sequence[Photo], train: GANAugmentedDataset, device: torch.device) -> None:
         self.photos, self.train, self.device = photos, train, device
-        self._crop = Alignment(size=size)
         self._cutter = ChipCutter(Alignment.from_dict(dict(train.header.alignment)), None, device)
 
     @torch.no_grad()
-    def read(self, members: Sequence[int]) -> Tensor | None:
-        """``(K, 3, R, R)`` in [-1, 1]: the first face of each photo that has one; None if none has."""
-        items, geometry = [], []
+    def read(self, members: Sequence[int], item_size: int) -> Tensor | None:
+        """``(K, 3, R, R)`` in [-1, 1]: the first face of each photo that has one; None if none has.
+
+        Args:
+            members: Numbers of the photos.
+            item_size: Side of the items that photos become first, in pixels, as those of the cache do.
+        """
+        items, geometry, crop = [], [], Alignment(size=item_size)
         for reading in self._cutter.finish([self._cutter.read(self.photos[i]) for i in members]):
             if not reading.chips:
                 continue
             chip = reading.chips[0]
-            square, _ = align(reading.photo.read()[0], self._crop)
+            square, _ = align(reading.photo.read()[0], crop)
             items.append(torch.from_numpy(square.copy()).permute(2, 0, 1))
             geometry.append(torch.from_numpy(np.append(chip.transform.reshape(-1), chip.photo_size)).float())
         if not items:

@@ -8,13 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ganaug.bootstrap import Bootstrap, Interval, interval
+from ganaug.bootstrap import Bootstrap, interval
 from ganaug.edits.target import parse_target
 from ganaug.evaluation.realism import FIGURES, MAX_IMAGES, MIN_IMAGES, compare
 from ganaug.evaluation.tallies import Condition, Measured, Tally
 from ganaug.interfaces import Edit
+from ganaug.intervals import Interval, wilson_interval
 from ganaug.provenance import Source
-from ganaug.study.wilson import wilson_interval
 
 Numbers = NDArray[np.float64]
 MIN_PHOTOS = 10  # for an interval: the bootstrap knows no photos but those that were seen
@@ -158,7 +158,10 @@ def _movement(measured: Measured, edits: list[Edit], estimator: Estimator) -> li
                     "absolute_in_sd": estimator.mean(np.abs(values) / scale).to_dict(),
                 }
             )
-        same = {name: estimator.share(torch.cat(kept)).to_dict() for name, kept in tally.same.items()}
+        same = {
+            name: {**estimator.share(torch.cat(kept)).to_dict(), "declared": name in touches or name == aimed}
+            for name, kept in tally.same.items()
+        }
         rows.append(_named(condition, {"images": len(moves), "readings": readings, "same_class": same}))
     return rows
 

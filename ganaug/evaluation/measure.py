@@ -78,6 +78,8 @@ class Evaluator:
         self._real_inception = InceptionScore()
         self._diversity = (PerceptualDiversity(perceptual), PerceptualDiversity(perceptual))
         self._identity = (IdentityDiversity(), IdentityDiversity())
+        self._waiting: Tensor | None = None  # photos of which too few came to compare them with each other
+        self._item_size = 0
         self._outcome: list[NDArray[np.uint8]] = []
         self._attempts: list[NDArray[np.uint8]] = []
 
@@ -133,6 +135,7 @@ class Evaluator:
         """Adds a batch to everything."""
         place = len(self._keys) + np.arange(len(batch.keys))
         self._keys += batch.keys
+        self._item_size = batch.items.shape[-1]
         photos = self.judge.look(batch.items, batch.places)
         inverted = self.judge.look_at_chips(batch.inversions)
         # What variants are compared with: they are photos with a change, or pictures of the generator.
@@ -160,8 +163,8 @@ class Evaluator:
                 moved = self.codes.numbers(made.after) - self.codes.numbers(made.before)
                 self._add_moves(tally, base[1], seen, moved, made.sign)
                 if edit.name in self._masks:
-                    mask = self._masks[edit.name].expand(len(batch.keys), -1, -1)
-                    tally.place.update(base[0].cpu(), made.pictures.cpu(), mask)
+                    mask = self._masks[edit.name].to(base[0].device).expand(len(batch.keys), -1, -1)
+                    tally.place.update(base[0], made.pictures, mask)
                 bar.update(len(batch.keys))
 
     def _add(self, tally: Tally, photos: Seen, seen: Seen, pictures: Tensor, chosen: Tensor) -> None:
@@ -205,8 +208,10 @@ class Evaluator:
         for drawn in embeddings:
             self._identity[0].update(drawn[rows], keys)
         self._identity[1].update(photos.embeddings[rows], keys)
-        several = batch.photos[rows[: len(rows) // NUM_DRAWS * NUM_DRAWS]]
-        self._diversity[1].update(several.unflatten(0, (-1, NUM_DRAWS))) if len(several) else None
+        several = batch.photos[rows] if self._waiting is None else torch.cat([self._waiting, batch.photos[rows]])
+        whole = len(several) // NUM_DRAWS * NUM_DRAWS
+        self._diversity[1].update(several[:whole].unflatten(0, (whole // NUM_DRAWS, NUM_DRAWS)))
+        self._waiting = several[whole:]
 
     def _choose_for_realism(self, place: NDArray[np.int64], batch: FaceBatch) -> Tensor:
         """Rows whose variants are compared with real photos; photos that they are compared with are kept.
@@ -238,7 +243,7 @@ class Evaluator:
         bar = tqdm(starts, desc="real photos", unit="batch", disable=None if progress else True)
         count = 0
         for start in bar:
-            chips = self.real.read(order[start : start + batch_size])
+            chips = self.real.read(order[start : start + batch_size], self._item_size)
             if chips is None:
                 continue
             place = count + np.arange(len(chips))

@@ -3,20 +3,24 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ganaug.bootstrap import Interval
-from ganaug.metrics import frechet_distance, kernel_distance, precision_recall
+from ganaug.intervals import Interval
+from ganaug.metrics import frechet_distance
+from ganaug.metrics.kernel import cubic_kernel
+from ganaug.metrics.neighbours import distances
 
 FIGURES = ("frechet", "kernel", "precision", "recall")
 MIN_IMAGES = 50  # on a side; of fewer, a distance says more about who is in the sets than about how they were made
-# On a side: the kernel distance and the neighbours compare all with all, once for every group that is left out.
+# On a side: the kernel distance and the neighbours compare all with all.
 MAX_IMAGES = 1000
 NUM_GROUPS = 20
+NUM_NEIGHBOURS = 3  # as in arXiv 1904.06991
 _STUDENT = 2.093  # 97.5 % of Student's t with NUM_GROUPS - 1 degrees of freedom
 _MAX_FEATURES = 512  # beyond, a Frechet distance takes seconds: it is told without an interval
 
@@ -61,11 +65,13 @@ def compare(real: Tensor, floor: Tensor, sets: Mapping[str, Tensor]) -> dict[str
         raise ValueError(f"expected {len(real)} images in each set, got {counts}")
     group = torch.arange(len(real)) % NUM_GROUPS
     kept = [group != number for number in range(NUM_GROUPS)]
-    found, left = {}, {}
+    everybody = torch.ones(len(real), dtype=torch.bool)
+    found, left, real_table = {}, {}, _table(real, real)
     for name, features in everything.items():
-        found[name] = _figures(real, features)
-        has_interval = real.shape[1] <= _MAX_FEATURES
-        left[name] = np.array([_figures(real[rows], features[rows], has_interval) for rows in kept])
+        # Distances of all pairs once: those of a set without some photos are a part of them.
+        tables = real_table, _table(features, features), _table(features, real)
+        found[name] = np.array([frechet_distance(real, features), *_of_pairs(tables, everybody)])
+        left[name] = np.array([[_frechet(real[rows], features[rows]), *_of_pairs(tables, rows)] for rows in kept])
     return {
         name: Distances(
             _intervals(found[name], left[name], clip=True),
@@ -75,11 +81,43 @@ def compare(real: Tensor, floor: Tensor, sets: Mapping[str, Tensor]) -> dict[str
     }
 
 
-def _figures(real: Tensor, made: Tensor, with_frechet: bool = True) -> NDArray[np.float64]:
-    """``(4,)`` as :data:`FIGURES`."""
-    precision, recall = precision_recall(real, made)
-    frechet = frechet_distance(real, made) if with_frechet else math.nan
-    return np.array([frechet, kernel_distance(real, made), precision, recall])
+class _Table(NamedTuple):
+    """Of all pairs of rows of two sets: ``(N, M)`` each."""
+
+    distances: Tensor
+    kernel: Tensor
+
+
+def _table(a: Tensor, b: Tensor) -> _Table:
+    a, b = a.double(), b.double()
+    return _Table(distances(a, b), cubic_kernel(a @ b.t(), a.shape[1]))
+
+
+def _of_pairs(tables: tuple[_Table, _Table, _Table], rows: Tensor) -> tuple[float, float, float]:
+    """Kernel distance, precision and recall of some rows.
+
+    As :class:`ganaug.metrics.KernelDistance` and :class:`ganaug.metrics.PrecisionRecall` have them of few images.
+
+    Args:
+        tables: Of real with real, made with made, and made with real images.
+        rows: ``(N,)`` bool.
+    """
+    (real, real_kernel), (made, made_kernel), (between, cross) = (
+        (table.distances[rows][:, rows], table.kernel[rows][:, rows]) for table in tables
+    )
+    count = len(real)
+    within = [(kernel.sum() - kernel.trace()) / (count * (count - 1)) for kernel in (real_kernel, made_kernel)]
+    # The nearest of a set to one of its own is itself: hence one more.
+    real_radii, made_radii = ((d.kthvalue(NUM_NEIGHBOURS + 1).values) for d in (real, made))
+    return (
+        float(within[0] + within[1] - 2.0 * cross.mean()),
+        float((between <= real_radii).any(dim=1).double().mean()),
+        float((between.t() <= made_radii).any(dim=1).double().mean()),
+    )
+
+
+def _frechet(real: Tensor, made: Tensor) -> float:
+    return frechet_distance(real, made) if real.shape[1] <= _MAX_FEATURES else math.nan
 
 
 def _intervals(values: NDArray[np.float64], left: NDArray[np.float64], clip: bool) -> dict[str, Interval]:

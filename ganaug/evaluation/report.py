@@ -1,11 +1,13 @@
 """The page of an evaluation."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from ganaug.evaluation.summary import percent, strongest
+from ganaug.evaluation.summary import share_of, strongest
+from ganaug.intervals import Interval, printed
 from ganaug.page import Cell, Page
 
 Figures = Mapping[str, Any]
@@ -21,7 +23,8 @@ def build_page(figures: Figures, sheets: Mapping[str, Image.Image]) -> Page:
         figures: Of :func:`ganaug.evaluation.evaluate`.
         sheets: Edit -> faces from weak to strong.
     """
-    page = Page(f"Evaluation of {figures['provenance']['cache']}", "What the augmentation makes of these faces.")
+    lead = "How real, how varied and how much the same person the variants are that edits make of these photos."
+    page = Page(f"Evaluation of {Path(figures['provenance']['cache']).name}", lead)
     page.heading("In short")
     for sentence in figures["summary"]:
         page.text(sentence)
@@ -43,8 +46,8 @@ def _identity(page: Page, figures: Figures) -> None:
         f"Cosine between the embeddings of a face and of its photo by {networks['identity']}: 1 for the same picture; "
         f"from {networks['threshold']:.3f} on, that network takes two faces for one person. Edits are shown as they "
         "come into the photo, before any gate; 'as served' is what a training loop gets, edits and strengths drawn by "
-        f"the policy, after the gate ({networks['gate'] or 'there is none'}). A network that is the gate flatters "
-        "what it let pass: judge by another one where there is one."
+        f"the policy, after the gate ({networks['gate'] or 'there is none'}); where that refuses, it is the photo "
+        "itself. A network that is the gate flatters what it let pass: judge by another one where there is one."
     )
     series: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
@@ -55,10 +58,10 @@ def _identity(page: Page, figures: Figures) -> None:
     table = [
         [
             what_of(row),
-            with_interval(row["mean"]),
-            with_interval(row["median"]),
-            percent(row["share"]),
-            percent(row["pixel_change"], with_interval=False),
+            _told(row["mean"]),
+            _told(row["median"]),
+            share_of(row["share"]),
+            printed(float(row["pixel_change"]["value"]), "%"),
         ]
         for row in rows
     ]
@@ -88,16 +91,20 @@ def _realism(page: Page, figures: Figures) -> None:
     table: list[list[Cell]] = [
         [
             what_of(row),
-            with_interval(row["frechet"], decimals=2),
-            "" if row["what"] == "floor" else with_interval(row["over_floor"]["frechet"], decimals=2),
-            with_interval(row["kernel"], 1000.0, decimals=1),
-            percent(row["precision"]),
-            percent(row["recall"]),
+            _told(row["frechet"], decimals=2),
+            "" if row["what"] == "floor" else _told(row["over_floor"]["frechet"], decimals=2),
+            printed(Interval.from_dict(row["kernel"]).times(1000.0), decimals=1),
+            share_of(row["precision"]),
+            share_of(row["recall"]),
         ]
-        for row in realism["sets"]
+        for row in shown
     ]
     columns = ["", "Frechet", "over the floor", "kernel x 1000", "precision", "recall"]
-    page.table(columns, table, f"{realism['images']} images a side, intervals of 95 %; {networks['realism']}")
+    page.table(
+        columns,
+        table,
+        f"{realism['images']} images a side, intervals of 95 %; {networks['realism']}; all strengths: report.json",
+    )
     if realism["inception_score"]:
         scores = [[what_of(row), row["images"], row["score"]] for row in realism["inception_score"]]
         page.table(["", "images", "Inception score"], scores, "Compare rows of equal counts only")
@@ -121,7 +128,7 @@ def _movement(page: Page, figures: Figures) -> None:
     table: list[list[Cell]] = [[what_of(row), *map(_moved, row["readings"])] for row in rows]
     page.table(["edit", *columns], table, "Mean move, in standard deviations among photos")
     sizes: list[list[Cell]] = [
-        [what_of(row), *(with_interval(reading["absolute_in_sd"], decimals=2) for reading in row["readings"])]
+        [what_of(row), *(_told(reading["absolute_in_sd"], decimals=2) for reading in row["readings"])]
         for row in [still, *rows]
     ]
     caption = (
@@ -131,19 +138,19 @@ def _movement(page: Page, figures: Figures) -> None:
     if still["same_class"]:
         names = list(still["same_class"])
         kept: list[list[Cell]] = [
-            [what_of(row), *(percent(row["same_class"][name]) for name in names)] for row in figures["movement"]
+            [what_of(row), *(share_of(row["same_class"][name]) for name in names)] for row in [still, *rows]
         ]
-        page.table(["", *names], kept, "Likeliest class is that of the photo")
+        page.table(["", *names], kept, f"Share that {figures['networks']['identity']} takes for the photo's own class")
     if figures["localisation"]:
         places: list[list[Cell]] = [
             [
                 what_of(row),
                 row["images"],
                 row["ratio_of_means"],
-                with_interval(row["median_ratio"]),
-                percent(row["share_local"]),
+                _told(row["median_ratio"]),
+                share_of(row["share_local"]),
             ]
-            for row in figures["localisation"]
+            for row in strongest(figures["localisation"])
         ]
         caption = "Change outside of the part of the face that the edit is about, over that inside (0: nowhere else)"
         limit = f"at most {figures['localisation'][0]['limit']:g}"
@@ -159,7 +166,7 @@ def _gate_and_diversity(page: Page, figures: Figures) -> None:
         told = {"at once": "at_once", "with a weaker edit": "weaker", "not at all; the photo is served": "rejected"}
         page.table(
             ["passes the gate", "share"],
-            [[name, percent(gate[key])] for name, key in told.items()],
+            [[name, share_of(gate[key])] for name, key in told.items()],
             f"Variants of {gate['images']} photos, edits and strengths drawn by the policy",
         )
     if found["reason"]:
@@ -170,8 +177,8 @@ def _gate_and_diversity(page: Page, figures: Figures) -> None:
         [
             [
                 f"perceptual distance ({networks['perceptual']})",
-                with_interval(found["perceptual"]),
-                "-" if found["perceptual_of_photos"] is None else with_interval(found["perceptual_of_photos"]),
+                _told(found["perceptual"]),
+                "-" if found["perceptual_of_photos"] is None else _told(found["perceptual_of_photos"]),
             ],
             [f"cosine of the photos ({networks['identity']})", None, found["identity_between_photos"]],
             [
@@ -203,7 +210,7 @@ def _edits(page: Page, figures: Figures, sheets: Mapping[str, Image.Image]) -> N
         table: list[list[Cell]] = []
         for place, reading in enumerate(rows[0]["readings"]):
             decimals = _DECIMALS[reading["unit"]]
-            moves = [with_interval(row["readings"][place]["mean"], decimals=decimals) for row in rows]
+            moves = [_told(row["readings"][place]["mean"], decimals=decimals) for row in rows]
             table.append([f"{reading['attribute']} ({reading['by']}{_UNITS[reading['unit']]})", *moves])
         page.table(heads, table, f"Mean move along the way of the edit, {rows[0]['images']} photos")
 
@@ -224,20 +231,8 @@ def what_of(row: Figures) -> str:
     return str(row["edit"]) if row["strength"] is None else f"{row['edit']} {row['strength']:.2f}"
 
 
-def with_interval(estimate: Figures, scale: float = 1.0, decimals: int = 3) -> str:
-    """A figure with its interval.
-
-    Example:
-        >>> with_interval({"value": 0.5, "low": 0.4, "high": 0.61}, decimals=2)
-        '0.50 (0.40 to 0.61)'
-    """
-    if estimate["value"] is None:
-        return "-"
-    told = [
-        None if estimate[name] is None else f"{round(estimate[name] * scale, decimals) + 0.0:.{decimals}f}"
-        for name in ("value", "low", "high")
-    ]
-    return f"{told[0]}" if None in told else f"{told[0]} ({told[1]} to {told[2]})"
+def _told(found: Figures, decimals: int = 3) -> str:
+    return printed(Interval.from_dict(found), decimals=decimals)
 
 
 def _ends(estimate: Figures) -> tuple[float, float] | None:

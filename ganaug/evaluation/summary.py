@@ -4,10 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ganaug.intervals import Interval, printed
+
 LARGE_MOVE = 0.5  # standard deviations among photos: half a step from one person to another; set by the project
-WEAK_INVERSION = (
-    0.9  # share of photos whose inversion is the same person, below which variants start from somebody else
-)
+# Share of photos whose inversion is the same person, below which variants start from somebody else; likewise.
+WEAK_INVERSION = 0.9
 
 Figures = Mapping[str, Any]
 
@@ -57,7 +58,7 @@ def warnings_of(figures: Figures) -> list[str]:
     start = next(row for row in figures["identity"] if row["what"] == "inversion")
     if start["share"]["value"] < WEAK_INVERSION:
         found.append(
-            f"Only {percent(start['share'])} of the inversions show the person of their photo: variants that are not "
+            f"Only {share_of(start['share'])} of the inversions show the person of their photo: variants that are not "
             "pasted into the photo begin with somebody else. Invert with more steps, or leave poor ones out "
             "(`min_quality`)."
         )
@@ -67,7 +68,7 @@ def warnings_of(figures: Figures) -> list[str]:
         for row in strongest(figures["movement"])
         if (names := _undeclared(row))
     ]
-    return found
+    return found + other_classes(figures)
 
 
 def strongest(rows: Sequence[Figures]) -> list[Figures]:
@@ -75,39 +76,24 @@ def strongest(rows: Sequence[Figures]) -> list[Figures]:
     return list({row["edit"]: row for row in rows if row["what"] == "edit"}.values())
 
 
-def percent(estimate: Figures, with_interval: bool = True) -> str:
-    """A share as ``"93 % (91 to 95)"``.
-
-    Example:
-        >>> percent({"value": 0.934, "low": 0.91, "high": 0.952})
-        '93 % (91 to 95)'
-    """
-    if estimate["value"] is None:
-        return "-"
-    text = f"{_whole(estimate['value'])} %"
-    if not with_interval or estimate["low"] is None:
-        return text
-    return f"{text} ({_whole(estimate['low'])} to {_whole(estimate['high'])})"
-
-
-def _whole(share: float) -> str:
-    """100 and 0 only where nothing is missing, or nothing is there."""
-    value = round(100.0 * share)
-    return f"{100.0 * share:.1f}" if value in (0, 100) and share not in (0.0, 1.0) else f"{value}"
+def share_of(found: Figures) -> str:
+    """A share with its interval, as a reader wants it."""
+    return printed(Interval.from_dict(found), "%")
 
 
 def _photos(figures: Figures) -> str:
     photos = figures["photos"]
     return (
-        f"{photos['measured']} of the {photos['records']} faces of the cache were measured. Figures in brackets are "
-        "95 % intervals: what other photos of the same kind might have given."
+        f"{photos['measured']} of the {photos['records']} faces of the cache were measured. Brackets hold 95 % "
+        "intervals: what other photos of the same kind might have given."
     )
 
 
 def _inversions(figures: Figures) -> str:
     row = next(row for row in figures["identity"] if row["what"] == "inversion")
     return (
-        f"{percent(row['share'])} of the inversions show the person of their photo, in the eyes of "
+        "An inversion is the generator's copy of a photo, and what every edit starts from: "
+        f"{share_of(row['share'])} of them show the person of their photo, in the eyes of "
         f"{figures['networks']['identity']} (cosine of at least {figures['networks']['threshold']:.2f})."
     )
 
@@ -119,10 +105,10 @@ def _kept(figures: Figures) -> str:
     worst = min(rows, key=lambda row: float(row["share"]["value"]))
     best = max(rows, key=lambda row: float(row["share"]["value"]))
     if worst["share"]["value"] == best["share"]["value"]:
-        return f"Every edit at every strength keeps the person in {percent(best['share'])} of its variants."
+        return f"Every edit at every strength keeps the person in {share_of(best['share'])} of its variants."
     return (
-        f"Before any gate, edits keep the person in {percent(worst['share'])} of the variants ({_what(worst)}) up to "
-        f"{percent(best['share'])} ({_what(best)})."
+        f"Before any gate, edits keep the person in {share_of(worst['share'])} of their variants at worst, "
+        f"{_what(worst)}, and in {share_of(best['share'])} at best."
     )
 
 
@@ -136,16 +122,16 @@ def _realism(figures: Figures) -> str:
     names = {"floor": floor, "inversion": inverted, "served": served}
     far = {name: f"{row['frechet']['value']:.3g}" for name, row in names.items()}
     told = (
-        f"Other real photos are {far['floor']} from real photos, inversions {far['inversion']}, and what a training "
-        f"loop would get {far['served']} (Frechet distance, {realism['images']} images a side, "
-        f"{figures['networks']['realism']})"
+        f"Frechet distance to real photos, where less is more real: {far['floor']} of other real photos, "
+        f"{far['inversion']} of inversions, {far['served']} of what a training loop would get ({realism['images']} "
+        f"images a side, {figures['networks']['realism']})"
     )
     low = served["over_floor"]["frechet"]["low"]
     if low is None:
         return f"{told}."
     if low <= 0.0:
-        return f"{told}: so many photos cannot tell what is served from real ones."
-    return f"{told}: what is served is farther than real photos are."
+        return f"{told}. So few images cannot tell the last of them from real photos."
+    return f"{told}. The last is more than other real photos come to by chance."
 
 
 def _movement(figures: Figures) -> str:
@@ -163,7 +149,10 @@ def _localisation(figures: Figures) -> str:
     told = [f"{row['edit']} {row['ratio_of_means']:.2f}" for row in rows]
     if not told:
         return ""
-    return f"Change elsewhere, beside that in the part of the face that an edit is about: {', '.join(told)}."
+    return (
+        "How far edits of a part of the face change the rest, as a share of what they change in it (mean square): "
+        f"{', '.join(told)}."
+    )
 
 
 def _gate(figures: Figures) -> str:
@@ -171,8 +160,8 @@ def _gate(figures: Figures) -> str:
     if gate["reason"]:
         return f"No gate: {gate['reason']}."
     return (
-        f"The gate lets {percent(gate['at_once'])} of the variants pass at once and {percent(gate['weaker'])} after "
-        f"the edit was made weaker; for {percent(gate['rejected'])} the photo is served instead."
+        f"The gate lets {share_of(gate['at_once'])} of the variants pass at once and {share_of(gate['weaker'])} after "
+        f"the edit was made weaker; in place of {share_of(gate['rejected'])} it serves the photo."
     )
 
 
@@ -184,7 +173,7 @@ def _diversity(figures: Figures) -> str:
     if not math.isfinite(share):
         return ""
     return (
-        f"Variants of one photo differ from each other by {100 * share:.0f} % of what different people's photos do "
+        f"Variants of one photo differ from each other {100 * share:.0f} % as much as photos of different people do "
         f"(perceptual distance, {figures['networks']['perceptual']})."
     )
 
@@ -198,6 +187,23 @@ def _undeclared(row: Figures) -> list[str]:
         and max(reading["mean_in_sd"]["low"], -reading["mean_in_sd"]["high"]) > LARGE_MOVE
     ]
     return sorted(set(names))
+
+
+def other_classes(figures: Figures) -> list[str]:
+    """Attributes of which variants more often show another class than mere inversions do, undeclared."""
+    still = next((row for row in figures["movement"] if row["what"] == "inversion"), None)
+    found = []
+    for name, noise in ({} if still is None else still["same_class"]).items():
+        own = {_what(row): row["same_class"][name] for row in strongest(figures["movement"])}
+        worse = {edit: same for edit, same in own.items() if not same["declared"] and same["high"] < noise["low"]}
+        if worse:
+            shares = ", ".join(f"{100 * (1 - same['value']):.0f} % with {edit}" for edit, same in worse.items())
+            found.append(
+                f"To {figures['networks']['identity']} many variants look like another {name} than their photo: "
+                f"{shares}, but {100 * (1 - noise['value']):.0f} % of the inversions. These edits do not declare that. "
+                f"Look at their sheets before you train for {name}."
+            )
+    return found
 
 
 def in_unit(reading: Figures) -> str:

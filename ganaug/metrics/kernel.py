@@ -9,21 +9,21 @@ from ganaug.metrics.stored import StoredFeatures
 BLOCK_ROWS = 1024  # rows of a kernel matrix that are in memory at once
 
 
-def _kernel(products: Tensor, num_features: int) -> Tensor:
+def cubic_kernel(products: Tensor, num_features: int) -> Tensor:
     """``(x.y / d + 1)^3`` of inner products (arXiv 1801.01401, section 4)."""
     return (products / num_features + 1.0).pow(3)
 
 
 def _mean_kernel(x: Tensor, y: Tensor) -> float:
     """Mean of the kernel over all pairs of rows of ``x`` and ``y``."""
-    total = sum(float(_kernel(rows @ y.t(), x.shape[1]).sum()) for rows in x.split(BLOCK_ROWS))
+    total = sum(float(cubic_kernel(rows @ y.t(), x.shape[1]).sum()) for rows in x.split(BLOCK_ROWS))
     return total / (len(x) * len(y))
 
 
 def _mean_kernel_within(x: Tensor) -> float:
     """Mean of the kernel over all pairs of different rows of ``x``."""
     count = len(x)
-    diagonal = float(_kernel(x.square().sum(dim=1), x.shape[1]).sum())
+    diagonal = float(cubic_kernel(x.square().sum(dim=1), x.shape[1]).sum())
     return (_mean_kernel(x, x) * count**2 - diagonal) / (count * (count - 1))
 
 
@@ -74,6 +74,15 @@ class KernelDistance(StoredFeatures):
             )
             values[number] = _distance(x, y)
         return float(values.mean()), float(values.std(correction=0))
+
+
+def kernel_variance(x: Tensor) -> float:
+    """Of rows ``(N, D)``: half the mean kernel distance of two of them, unbiased; N at least 2.
+
+    Its root is what one standard deviation is where :class:`KernelDistance` measures squared distances.
+    """
+    x = x.double()
+    return float(cubic_kernel(x.square().sum(dim=1), x.shape[1]).mean()) - _mean_kernel_within(x)
 
 
 def kernel_distance(a: Tensor, b: Tensor) -> float:

@@ -11,16 +11,16 @@ from ganaug.metrics.stored import StoredFeatures
 BLOCK_ROWS = 1024  # rows of a distance matrix that are in memory at once
 
 
-def _distances(x: Tensor, y: Tensor) -> Tensor:
-    """``(N, M)``. By differences, not by a matrix product: a point must be at distance 0 from its copy."""
+def distances(x: Tensor, y: Tensor) -> Tensor:
+    """``(N, M)`` of rows. By differences, not by a matrix product: a point must be at distance 0 from its copy."""
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _share_inside(points: Tensor, reference: Tensor, k: int) -> float:
     """Share of ``points`` within some reference point's distance to its ``k``-th neighbour (equation 1)."""
     # The nearest of the reference points to each of them is itself, at distance 0: hence k + 1.
-    radii = torch.cat([_distances(rows, reference).kthvalue(k + 1).values for rows in reference.split(BLOCK_ROWS)])
-    inside = sum(int((_distances(rows, reference) <= radii).any(dim=1).sum()) for rows in points.split(BLOCK_ROWS))
+    radii = torch.cat([distances(rows, reference).kthvalue(k + 1).values for rows in reference.split(BLOCK_ROWS)])
+    inside = sum(int((distances(rows, reference) <= radii).any(dim=1).sum()) for rows in points.split(BLOCK_ROWS))
     return inside / len(points)
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from ganaug.faces.face_dataset import natural
+from ganaug.intervals import wilson_interval
 from ganaug.study.agreement import alpha_interval, krippendorff_alpha
+from ganaug.study.sensitivity import d_prime_of_pairs
 from ganaug.study.store import Store
 from ganaug.study.tasks import REAL_OR_GENERATED, SAME_PERSON
-from ganaug.study.wilson import d_prime_of_pairs, wilson_interval
 
 # Below so many answers no share is told: its 95 % interval, at a share of a half, is wider than 0.5 +- 0.2.
 MIN_ANSWERS = 20
