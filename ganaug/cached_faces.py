@@ -56,6 +56,8 @@ class PhotoDataset(Dataset[tuple[Tensor, int]]):
         self.crop = Alignment(size=max(chip_size, MIN_PHOTO_SIZE) if size is None else size)
         known = set(opened.keys())
         self.faces = [(key, photo) for photo in photos for key in _faces_of(photo.key, known)]
+        if not known:
+            raise CacheError(f"there is no record in {opened.path}; fill it with `ganaug precompute`")
         if not self.faces:
             example = f", for example not {photos[0].path or photos[0].key!r}" if photos else ""
             raise CacheError(

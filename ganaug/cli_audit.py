@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ganaug.cli_export import names_of
+
 SHOWN_WARNINGS = 5  # in the terminal
 
 
@@ -62,14 +64,14 @@ def audit(args: argparse.Namespace) -> dict[str, Any]:
         check_folder(args.out)
     if args.images is None and (args.dataset is not None or args.split is not None):
         raise UserInputError("--dataset and --split say how --images is laid out; give that too")
-    preserve = [] if args.preserve == "none" else _names(args.preserve) or []
+    preserve = () if args.preserve == "none" else names_of(args.preserve) or ()
     settings = AuditSettings(
         ratio=args.ratio,
-        edits=_names(args.edits),
+        edits=names_of(args.edits),
         preserve=preserve,
         directions=args.directions,
         min_quality=min_quality_of(args.min_quality),
-        columns=_names(args.columns),
+        columns=names_of(args.columns),
         label=args.label,
         predictions=args.predictions,
         people=args.people,
@@ -85,11 +87,6 @@ def audit(args: argparse.Namespace) -> dict[str, Any]:
     report = run(LatentCache(args.cache), args.groups, photos, settings, folder, device)
     written = [] if args.out is None else write_audit(report, args.out)
     return report if args.json is not None else _for_terminal(report, [str(path) for path in written])
-
-
-def _names(text: str | None) -> list[str] | None:
-    """``NAME,...`` of a flag."""
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _for_terminal(report: dict[str, Any], written: list[str]) -> dict[str, Any]:

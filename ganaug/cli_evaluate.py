@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ganaug.cli_export import names_of
 from ganaug.errors import UserInputError
 
 # Flags that decide the figures, for the report.
@@ -67,12 +68,12 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     cache, embedder = LatentCache(args.cache), load_embedder(args.embedder, device)
     real = photos_from(args.real, args.dataset, args.split)
     photos = real if args.images is None else photos_from(args.images, args.images_dataset, args.images_split)
-    preserve = [] if args.preserve == "none" else _names(args.preserve)
+    preserve = () if args.preserve == "none" else names_of(args.preserve) or ()
     train = GANAugmentedDataset(
         PhotoDataset(photos, cache),
         cache,
         ratio=1.0,
-        edits=None if args.edits is None else _names(args.edits),
+        edits=None if args.edits is None else names_of(args.edits),
         classical=None,
         preserve=preserve,
         seed=args.seed,
@@ -95,10 +96,6 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     if args.json is not None:
         return {**figures, "out": [str(file) for file in files]}
     return _for_terminal(figures, [str(file) for file in files])
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")]
 
 
 def _command(args: argparse.Namespace) -> str:

@@ -45,8 +45,13 @@ def add_variant_arguments(parser: argparse.ArgumentParser, positive: Callable[[s
     parser.add_argument("--seed", type=int, default=0)
 
 
-def wrap_photos(args: argparse.Namespace) -> "GANAugmentedDataset":
-    """The photos of ``--images``, or without them the inversions of ``--cache``, with variants as the flags say."""
+def wrap_photos(args: argparse.Namespace, **options: Any) -> "GANAugmentedDataset":
+    """The photos of ``--images``, or without them the inversions of ``--cache``, with variants as the flags say.
+
+    Args:
+        args: With the flags of :func:`add_variant_arguments`.
+        options: More for :class:`ganaug.dataset.GANAugmentedDataset`.
+    """
     from ganaug.cached_faces import InversionDataset, PhotoDataset
     from ganaug.classical import ClassicalAugmentation
     from ganaug.cli_inspect import min_quality_of
@@ -73,6 +78,7 @@ def wrap_photos(args: argparse.Namespace) -> "GANAugmentedDataset":
         min_quality=min_quality_of(args.min_quality),
         **({} if args.directions is None else {"directions": args.directions}),
         gate="auto" if args.embedder is None else IdentityGate(load_embedder(args.embedder)),
+        **options,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ganaug.cli_export import wrap_photos
 from ganaug.errors import UserInputError
 
 DEFAULT_PORT = 8765  # free of a well-known service
@@ -59,6 +60,7 @@ def add_parser(study: argparse.ArgumentParser, positive: Callable[[str], int], l
     new.add_argument("--batch-size", metavar="N", type=positive, default=32, help="default: %(default)s")
     new.add_argument("--device", default="cpu", help="default: %(default)s")
     new.add_argument("--seed", type=int, default=0)
+    new.set_defaults(ratio=1.0, label=None, classical=False)  # what it shares with `ganaug export`, and does not ask
 
     run = action("serve", serve, "Serves a study to browsers on this machine; prints a link for each rater.")
     run.add_argument("study", metavar="STUDY")
@@ -73,11 +75,6 @@ def add_parser(study: argparse.ArgumentParser, positive: Callable[[str], int], l
 def create(args: argparse.Namespace) -> dict[str, Any]:
     """A study from a cache and its photos."""
     from ganaug.cached_faces import PhotoDataset
-    from ganaug.cli_inspect import min_quality_of
-    from ganaug.dataset import GANAugmentedDataset
-    from ganaug.embedders import load_embedder
-    from ganaug.faces.photos import photos_from
-    from ganaug.gate import IdentityGate
     from ganaug.interfaces import resolve_device
     from ganaug.study.create import StudyConfig, create_study
 
@@ -91,30 +88,11 @@ def create(args: argparse.Namespace) -> dict[str, Any]:
         args.consent,
     )
     device = resolve_device(args.device)
-    base = PhotoDataset(photos_from(args.images, args.dataset, args.split), args.cache, args.size)
-    train = GANAugmentedDataset(
-        base,
-        args.cache,
-        ratio=1.0,
-        edits=_names(args.edits),
-        preserve=_names(args.preserve) or (),
-        seed=args.seed,
-        classical=None,
-        degradation="match" if args.match_detail else None,
-        paste=args.paste,
-        residual=args.residual,
-        min_quality=min_quality_of(args.min_quality),
-        **({} if args.directions is None else {"directions": args.directions}),
-        gate="auto" if args.embedder is None else IdentityGate(load_embedder(args.embedder)),
-    )
+    train = wrap_photos(args, degradation="match" if args.match_detail else None)
     train.policy = replace(train.policy, max_edits=args.max_edits)
-    attributes = [photo.attributes for _, photo in base.faces]
+    photos = train.dataset.faces if isinstance(train.dataset, PhotoDataset) else []
+    attributes = [photo.attributes for _, photo in photos]
     return create_study(train, args.out, config, attributes, args.batch_size, device)
-
-
-def _names(text: str | None) -> list[str] | None:
-    """``NAME,...`` of a flag."""
-    return None if text is None else [name.strip() for name in text.split(",")]
 
 
 def serve(args: argparse.Namespace) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from conftest import Faces
 
+from ganaug.cache import LatentCache
 from ganaug.cli import main
 
 Capture = pytest.CaptureFixture[str]
@@ -65,6 +66,14 @@ def test_mistakes_are_one_line(
     error = capsys.readouterr().err.strip()
     assert message in error and error.count("\n") == 0
     assert not out.exists()
+
+
+@pytest.mark.parametrize("with_photos", [True, False])
+def test_an_empty_cache(faces: Faces, table: Path, tmp_path: Path, capsys: Capture, with_photos: bool) -> None:
+    cache = LatentCache.create(tmp_path / "empty.lmdb", LatentCache(faces.cache).header)
+    images = ["--images", faces.root] if with_photos else []
+    assert run("--cache", cache.path, "--groups", table, "--out", tmp_path / "out", *images, *QUICK) == 2
+    assert "there is no record in" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_out_that_is_a_file(faces: Faces, table: Path, capsys: Capture) -> None:

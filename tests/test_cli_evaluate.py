@@ -61,11 +61,12 @@ def test_the_defaults_of_flags_are_those_of_the_settings() -> None:
     ],
 )
 def test_mistakes_are_answered_with_one_line(
-    faces: Faces, flags: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    faces: Faces, tmp_path: Path, flags: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(call(faces, *flags)) == 2
+    assert main(call(faces, "--out", str(tmp_path / "new" / "out"), *flags)) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_photos_that_are_not_those_of_the_cache_are_refused(

@@ -69,8 +69,9 @@ def count_findings(column: GroupColumn, max_extra: int) -> list[Finding]:
         return []
     least, others = small[0], ", ".join(f"{column.names[g]} ({counts[g]})" for g in small[1:])
     called = column.called(least)
+    own = f"{counts[least]} photo" if counts[least] == 1 else f"{counts[least]} photos"
     text = (
-        f"{called[0].upper()}{called[1:]} has {counts[least]} photos, {column.names[largest]} has "
+        f"{called[0].upper()}{called[1:]} has {own}, {column.names[largest]} has "
         f"{counts[largest]}: more than {max_extra} variants of every photo would be needed to be as many. "
         + (f"The same holds for {others}. " if others else "")
         + "What is said of so few says little."

@@ -23,6 +23,7 @@ from ganaug.cache import LatentCache
 from ganaug.dataset import GANAugmentedDataset
 from ganaug.edits.label_table import LabelColumns
 from ganaug.embedders import load_embedder
+from ganaug.errors import CacheError
 from ganaug.faces.photos import Photo
 from ganaug.gate import IdentityGate
 from ganaug.intervals import LEVEL, Interval
@@ -83,6 +84,8 @@ class _Audit:
     ) -> None:
         self.cache, self.settings, self.device, self.progress = cache, settings, device, progress
         self.with_photos = photos is not None
+        if not len(cache):
+            raise CacheError(f"there is no record in {cache.path}; fill it with `ganaug precompute`")
         base = AuditedPhotos(photos, cache) if photos is not None else AuditedInversions(cache)
         self.num_source = len(base)
         self.table, known = LabelColumns.read(groups, base.keys(), images)
