@@ -1,10 +1,10 @@
 """What benchmarks/benefit.py compares: recipes of augmentation, and the variants that they are given."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from benefit_tasks import Chips, Task, open_cache
 from torch import Tensor
@@ -122,20 +122,9 @@ def make_variants(
     )
     loader = train.loader(AT_ONCE, device=device)
     count = min(MOST_VARIANTS, max(1, MOST_IMAGES // len(chips)), -(-draws // len(chips)))
-    started = clock()
+    started = time.process_time()  # of this process alone: others may run beside it
     made = [torch.cat([images.cpu() for images, _ in loader]) for _ in range(count)]
     pixels = torch.stack(made) if made[0].dtype == torch.uint8 else (torch.stack(made) * 255).round().to(torch.uint8)
-    seconds = (clock() - started) / (count * len(chips))
+    seconds = (time.process_time() - started) / (count * len(chips))
     changed = (pixels != chips.images).flatten(2).any(dim=2).float().mean()
     return pixels, {"seconds_per_variant": seconds, "served_as_photo": 1.0 - float(changed)}
-
-
-def clock() -> float:
-    """Seconds of this process on the CPU; of several runs at once, each counts its own."""
-    import time
-
-    return time.process_time()
-
-
-def rng_of(*numbers: int) -> np.random.Generator:
-    return np.random.default_rng(list(numbers))

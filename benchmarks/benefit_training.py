@@ -1,5 +1,6 @@
 """The one network and the one way to train it that all recipes of benchmarks/benefit.py share, and its figures."""
 
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from benefit_recipes import Recipe, clock, rng_of
+from benefit_recipes import Recipe
 from benefit_tasks import Chips, Task
 from torch import Tensor, nn
 from torchvision.transforms import v2
@@ -43,7 +44,8 @@ class Network(nn.Module):
 
 def batches(chips: Chips, variants: Tensor | None, recipe: Recipe, steps: int, seed: int) -> Iterator[tuple[Any, Any]]:
     """Batches of a training run. Which photos a step sees depends on the seed alone, not on the recipe."""
-    order, chance, classical = rng_of(seed, 10), rng_of(seed, 11), ClassicalAugmentation()
+    order, chance = np.random.default_rng([seed, 10]), np.random.default_rng([seed, 11])
+    classical = ClassicalAugmentation()
     strong = v2.Compose([v2.RandomHorizontalFlip(), v2.RandAugment()])
     labels = torch.tensor(chips.targets)
     torch.manual_seed(seed)
@@ -81,14 +83,14 @@ def train(
     steps = round(task.steps * recipe.steps * factor)
     optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
-    started = clock()
+    started = time.process_time()
     for images, labels in batches(chips, variants, recipe, steps, seed):
         loss = F.cross_entropy(network(images.to(device)), labels.to(device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-    return network.eval(), clock() - started
+    return network.eval(), time.process_time() - started
 
 
 @torch.no_grad()
