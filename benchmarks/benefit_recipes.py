@@ -70,6 +70,7 @@ RECIPES = {
     "gan+classical 0.25": Recipe("default", 0.25, "default"),
     "gan+classical 0.5": Recipe("default", 0.5, "default"),
     "gan+classical 0.75": Recipe("default", 0.75, "default"),
+    "gan+randaugment 0.5": Recipe("randaugment", 0.5, "default"),
     "gan gated": Recipe(None, 0.5, "gated"),
     "gan+classical 0.25 gated": Recipe("default", 0.25, "gated"),
     "gan+classical 0.5 gated": Recipe("default", 0.5, "gated"),

@@ -10,6 +10,15 @@ from benefit_recipes import PLAIN, PRIMARY
 from scipy import stats
 
 LEVEL = 0.95
+# Each with the same recipe without variants.
+PAIRS = (
+    ("gan", "none"),
+    ("gan+classical 0.25", "classical"),
+    ("gan+classical 0.5", "classical"),
+    ("gan+classical 0.75", "classical"),
+    ("gan+classical 0.5 gated", "classical"),
+    ("gan+randaugment 0.5", "randaugment"),
+)
 ASKED = 0.02  # points of accuracy over the best plain recipe
 
 Results = Sequence[dict[str, Any]]
@@ -58,7 +67,7 @@ def report(results: Results) -> tuple[dict[str, Any], str]:
     for r in results:
         if r["task"] not in cells[r["size"]]:
             cells[r["size"]].append(r["task"])
-    figures: dict[str, Any] = {"rows": [], "verdict": []}
+    figures: dict[str, Any] = {"rows": [], "verdict": [], "pairs": []}
     lines: list[str] = []
     for size in sorted(cells, key=lambda s: s or math.inf):
         tasks = cells[size]
@@ -79,7 +88,7 @@ def report(results: Results) -> tuple[dict[str, Any], str]:
                     | {name: mean_of(results, task, size, recipe, name) for name in OTHERS}
                 )
             lines.append(f"| {recipe} | " + " | ".join(row) + " |")
-        lines += ["", *verdict(results, size, tasks, figures), ""]
+        lines += ["", *verdict(results, size, tasks, figures), "", *pairs(results, size, tasks, figures), ""]
     return figures, "\n".join(lines) + "\n"
 
 
@@ -111,4 +120,20 @@ def verdict(results: Results, size: int, tasks: Sequence[str], figures: dict[str
         entry["reached"] = bool(mean >= ASKED and mean - half > 0)
         figures["verdict"].append(entry)
         lines.append(f"| {task} | {best} | " + " | ".join(row) + " |")
+    return lines if len(lines) > 2 else []
+
+
+def pairs(results: Results, size: int, tasks: Sequence[str], figures: dict[str, Any]) -> list[str]:
+    """What variants add to a recipe: points of accuracy with, minus without."""
+    lines = ["| accuracy, points | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
+    for recipe, other in PAIRS:
+        row = []
+        for task in tasks:
+            mean, half = difference(results, task, size, recipe, other, "accuracy")
+            row.append("" if math.isnan(mean) else f"{100 * mean:+.1f} ± {100 * half:.1f}")
+            entry = {"task": task, "size": size, "recipe": recipe, "other": other, "accuracy": [mean, half]}
+            entry["calibration_error"] = list(difference(results, task, size, recipe, other, "calibration_error"))
+            figures["pairs"] += [] if math.isnan(mean) else [entry]
+        if any(row):
+            lines.append(f"| {recipe} minus {other} | " + " | ".join(row) + " |")
     return lines if len(lines) > 2 else []
