@@ -6,7 +6,8 @@ The task is gender on FairFace, train to val. Each cell has 60 photos of six rac
 seventh; the seed decides which photos. The same network as in benchmarks/benefit.py is trained in the same number of
 steps with classical augmentation on the photos alone, on the photos with those of the small group repeated until it is
 as large as the others, and on what ``GANAugmentedDataset(..., groups=race, extra="balance")`` serves instead of the
-repetitions: the photos and variants of the small group's. ``DIR`` may be that of benchmarks/benefit.py.
+repetitions: the photos and variants of the small group's. ``DIR`` may be that of benchmarks/benefit.py; a cell is kept
+in ``DIR/balance.jsonl`` when it is done, and killed and started again, the run goes on with what is missing.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from benefit_recipes import AT_ONCE, SEMANTIC, Recipe
 from benefit_report import interval
+from benefit_results import open_results, read_results
 from benefit_tasks import Chips, Part, Task, chip_name, cut_chips, few_of_each, invert_chips, open_cache, read_rows
 from benefit_training import measure, train
 from tqdm import tqdm
@@ -29,6 +31,7 @@ SMALL, LARGE = 10, 60  # photos of a race
 GROUPS = ("Black", "East Asian", "Indian", "White")
 CLASSES = ["Female", "Male"]
 EPOCHS = 16  # of variants that are kept and drawn from
+RESULTS = "balance.jsonl"
 RECIPES = ("as it is", "repeated", "balance")
 
 
@@ -110,7 +113,14 @@ def main() -> None:
     tasks = [build_task(args.data, *cell) for cell in cells]
     cut_chips(args.data, args.out / "chips", [part for task in tasks for part in (task.train, task.test)])
     invert_chips(args.out, args.out / "chips", [task.train for task in tasks], "encoder", None)
-    results = [line for cell in tqdm(cells, disable=None) for line in run_cell(args.data, args.out, *cell)]
+    results = [line for line in read_results(args.out, RESULTS) if (line["group"], line["seed"]) in cells]
+    done = {(line["group"], line["seed"]) for line in results}
+    with open_results(args.out, RESULTS) as file:
+        for cell in tqdm([cell for cell in cells if cell not in done], disable=None):
+            found = run_cell(args.data, args.out, *cell)
+            file.write("".join(json.dumps(line) + "\n" for line in found))
+            file.flush()
+            results += found
     print(f"{len(cells)} cells; % (95 % interval over cells)")
     for recipe in RECIPES:
         own = [r for r in results if r["recipe"] == recipe]

@@ -22,11 +22,12 @@ import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from benefit_recipes import ABLATION, QUICK, RECIPES, VARIANTS, Recipe, make_variants
 from benefit_report import report
+from benefit_results import open_results, read_results
 from benefit_tasks import TASKS, Chips, Task, cut_chips, invert_chips
 from benefit_training import measure, train
 from tqdm import tqdm
@@ -58,28 +59,6 @@ def options() -> argparse.Namespace:
 def wanted_recipes(args: argparse.Namespace) -> dict[str, Recipe]:
     names = args.recipes or (QUICK if args.quick else ABLATION if args.ablate else RECIPES)
     return {name: {**RECIPES, **ABLATION}[name] for name in names}
-
-
-def read_results(out: Path) -> list[dict[str, Any]]:
-    """Finished runs. A line that was cut off by a kill is left out."""
-    found = []
-    path = out / "results.jsonl"
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
-
-
-def open_results(out: Path) -> TextIO:
-    """The file of results, to append to. After a line that was cut off a new one begins."""
-    path = out / "results.jsonl"
-    cut_off = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
-    file = path.open("a")
-    if cut_off:
-        file.write("\n")
-    return file
 
 
 def start_weights(data: Path, out: Path, device: str) -> Path:

@@ -10,6 +10,7 @@ from ganaug import __version__
 from ganaug.edits.label_table import LabelColumns
 from ganaug.faces.face_dataset import natural
 from ganaug.model_facts import NOT_STATED
+from ganaug.terminal import printable
 
 NOT_KNOWN = "not known: the files do not say."
 UNKNOWN = NOT_KNOWN.capitalize()
@@ -89,7 +90,7 @@ class Card:
         """The whole card."""
         end = f"*Written by `ganaug card`, ganaug {__version__}, from the files alone.*"
         text = "\n\n".join([*self._parts, end]) + "\n"
-        return text.encode(errors="surrogateescape").decode(errors="replace")
+        return "\n".join(map(printable, text.split("\n")))
 
 
 def plain(value: Any) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ganaug.cache import LatentCache
-from ganaug.card_text import UNKNOWN, Card, plain
+from ganaug.card_text import UNKNOWN, Card, escaped, plain
 from ganaug.checkpoints import BUNDLED, Model, open_model
 from ganaug.data_cards import cache_card, export_card
 from ganaug.edits import edits_for, table_of
@@ -57,7 +57,9 @@ def model_card(source: str | Path | Model) -> str:
     """
     model = open_model(source)
     facts, described = model_facts(model), model.description
-    tags = ["faces", *(("gan", "data-augmentation") if _draws(model) else ("embedder",))]
+    draws = "generator" in model.parts and facts["family"] in GENERATORS
+    kinds = {"gan": draws, "data-augmentation": draws, "embedder": "embedder" in model.parts}
+    tags = ["faces", *(tag for tag, is_one in kinds.items() if is_one)]
     card = Card(facts["name"], None, tags, licence=facts["licence"], model=True)
     card.heading("Model details")
     rows: list[list[Any]] = [["family", facts["family"]], ["networks in the file", ", ".join(sorted(model.parts))]]
@@ -66,7 +68,7 @@ def model_card(source: str | Path | Model) -> str:
     rows += [["licence and attribution", facts["licence"]], ["made by", "Not known"], ["date", "Not known"]]
     if "tuned_from" in facts:
         rows.append(["tuned from", facts["tuned_from"]])
-    generator = build_generator(model) if _draws(model) else None
+    generator = build_generator(model) if draws else None
     if generator is not None:
         rows.append(["fingerprint", generator.fingerprint])
     card.table(["", ""], rows)
@@ -74,9 +76,11 @@ def model_card(source: str | Path | Model) -> str:
     if hand_written.is_file():
         card.text(f"A card written by hand, with measurements, lies beside the file: `{hand_written.name}`.")
     card.heading("Intended use")
-    if generator is None:
+    if "embedder" in model.parts:
         card.text("Faces to vectors whose cosine says how likely two pictures show one person: for gates and figures.")
-    else:
+    elif generator is None:
+        card.text(UNKNOWN)
+    if generator is not None:
         card.text("Draws variants of photographed faces, for augmentation, with `ganaug precompute` and the loader.")
         card.text(f"Edits that it serves: {', '.join(edits_for(generator))}.")
         for name, why in table_of(generator).unsupported.items():
@@ -87,7 +91,11 @@ def model_card(source: str | Path | Model) -> str:
     card.heading("Factors")
     calibration = _mapping(described.get("calibration"))
     asked = calibration.get("groups")
-    card.text(f"The threshold was set between people of equal {', '.join(asked)}." if asked else f"Groups: {UNKNOWN}")
+    card.text(
+        f"The threshold was set between people of equal {escaped(', '.join(map(str, asked)))}."
+        if isinstance(asked, list) and asked
+        else f"Groups: {UNKNOWN}"
+    )
     card.heading("Metrics")
     log = _logged(model.path, facts.get("images_seen"))
     if calibration:
@@ -101,17 +109,21 @@ def model_card(source: str | Path | Model) -> str:
         card.text(UNKNOWN)
     card.heading("Evaluation data")
     card.text(
-        f"{calibration['photos']} photos of `{calibration['data']}`."
+        escaped(f"{calibration['photos']} photos of `{calibration['data']}`.")
         if {"photos", "data"} <= set(calibration)
         else UNKNOWN
     )
     card.heading("Training data")
-    card.text(facts["trained_on"] + (f"; {facts['images_seen']} images shown." if "images_seen" in facts else "."))
+    card.text(
+        escaped(facts["trained_on"]) + (f"; {facts['images_seen']} images shown." if "images_seen" in facts else ".")
+    )
     training = _mapping(described.get("training"))
     if training:
         card.table(["setting", "value"], [[name, plain(value)] for name, value in sorted(training.items())])
     card.heading("Ethical considerations")
-    card.text(facts.get("privacy", "Whether it gives away single faces of its training data is not known."))
+    card.text(
+        escaped(str(facts.get("privacy", "Whether it gives away single faces of its training data is not known.")))
+    )
     card.heading("Caveats and recommendations")
     if "img_resolution" in facts:
         card.text(f"Works at {facts['img_resolution']} px: what is larger is shrunk before, and enlarged after.")
@@ -126,10 +138,6 @@ def _logged(path: Path, images: Any) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return next((line for line in reversed(lines) if isinstance(line, dict) and line.get("images") == images), None)
-
-
-def _draws(model: Model) -> bool:
-    return "generator" in model.parts and model.description.get("family") in GENERATORS
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -22,6 +22,7 @@ from ganaug import (
     commands,
 )
 from ganaug.errors import GanaugError, UserInputError
+from ganaug.terminal import printable
 
 EXIT_DAMAGED = 1
 EXIT_USER_ERROR = 2
@@ -227,7 +228,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.json is not None and figures:  # under torchrun, the main process alone has figures
             args.json.write_text(json.dumps(figures, indent=2) + "\n")
     except (GanaugError, FloatingPointError) as error:
-        print(f"ganaug {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"ganaug {args.command}: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         return EXIT_USER_ERROR
     except OSError as error:
         where = f" {error.filename!r}" if error.filename else ""
@@ -249,7 +250,7 @@ def _show(figures: dict[str, Any]) -> None:
     try:
         width = max((len(name) for name in figures), default=0)
         for name, value in figures.items():
-            print(f"{name:{width}} {value}")
+            print(f"{printable(name):{width}} {printable(str(value))}")
         sys.stdout.flush()
     except BrokenPipeError:
         # The interpreter flushes stdout once more when it ends, and would complain then.

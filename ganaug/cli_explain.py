@@ -118,12 +118,19 @@ def _export_folder(file: Path) -> Path | None:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """Settings of an export; none if they cannot be read."""
+    """Those settings of an export that decide its variants, as far as they can be read and are what they should be."""
     try:
-        settings = json.loads((folder / "export.json").read_text())["settings"]
-    except (OSError, ValueError, KeyError, TypeError):
+        settings = dict(json.loads((folder / "export.json").read_text())["settings"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
-    return settings if isinstance(settings, dict) else {}
+    names = {name: settings.get(name) for name in ("edits", "preserve")}
+    listed = {n: found for n, found in names.items() if isinstance(found, list) and all(map(_is_text, found))}
+    others = {"paste": str, "residual": float | int}
+    return listed | {name: settings[name] for name, kind in others.items() if isinstance(settings.get(name), kind)}
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def add_card(parser: argparse.ArgumentParser) -> None:
@@ -145,4 +152,4 @@ def card(args: argparse.Namespace) -> dict[str, Any]:
         print(text, end="")
         return {"card": kind, "text": text} if args.json is not None else {}
     write_private(args.out, text.encode(errors="replace"))
-    return {"card": kind, "out": str(args.out), "unknown": text.count("Not known")}
+    return {"card": kind, "out": str(args.out), "unknown": text.lower().count("not known")}

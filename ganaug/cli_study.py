@@ -109,7 +109,7 @@ def serve(args: argparse.Namespace) -> dict[str, Any]:
             print(f"warning: --host {args.host}: {told}", file=sys.stderr)
         name = f"[{args.host}]" if ":" in args.host else args.host
         for rater, token in store.tokens().items():
-            print(f"rater {rater}: http://{name}:{listener.getsockname()[1]}/?t={token}")
+            print(f"rater {rater}: http://{name}:{listener.getsockname()[1]}/#t={token}")
         print("one link is one rater; Ctrl-C ends", flush=True)
         run(app, listener)
     except KeyboardInterrupt:

@@ -15,11 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ganaug import __version__
-from ganaug.errors import ImageError, UserInputError
+from ganaug.errors import UserInputError
 from ganaug.provenance import Recipe, Source
+from ganaug.synthetic import open_picture
 
 # IPTC's vocabulary of digital source types, https://cv.iptc.org/newscodes/digitalsourcetype
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
@@ -178,11 +179,7 @@ def read_credentials(path: str | Path, trust: str | Path | None = None) -> dict[
     settings = dict(_OFFLINE)
     if trust is not None:
         settings["trust"] = {"user_anchors": _read(Path(trust), "certificates to trust").decode(errors="replace")}
-    try:
-        with Image.open(path) as image:
-            kind = image.get_format_mimetype() or "image/png"
-    except (OSError, UnidentifiedImageError) as error:
-        raise ImageError(f"{path}: cannot be read as a picture: {error}") from error
+    kind = Image.MIME.get(open_picture(path).format or "", "image/png")
     data = Path(path).read_bytes()
     try:
         reader = c2pa.Reader.try_create(kind, io.BytesIO(data), context=c2pa.Context.from_dict(settings))
@@ -206,11 +203,16 @@ def _told(state: str, results: Mapping[str, Any], manifest: Mapping[str, Any]) -
     failed = [found for part in parts for found in part.get("failure") or []]
     problems = [f"{f['code']}: {f.get('explanation', '')}" for f in failed if f.get("code") not in _NO_FAULT]
     signature = manifest.get("signature_info") or {}
-    assertions = {a.get("label", ""): a.get("data") or {} for a in manifest.get("assertions") or []}
-    actions = [a for label, data in assertions.items() if label.startswith("c2pa.actions") for a in data["actions"]]
-    agents = [f"{agent.get('name')} {agent.get('version', '')}".strip() for agent in manifest["claim_generator_info"]]
+    # Anybody may sign anything: what is not as this package writes it is passed over.
+    assertions = {
+        a.get("label", ""): a["data"] for a in manifest.get("assertions") or [] if isinstance(a.get("data"), Mapping)
+    }
+    acted = [data.get("actions") or [] for label, data in assertions.items() if label.startswith("c2pa.actions")]
+    actions = [action for found in acted for action in found if isinstance(action, Mapping)]
+    agents = [f"{a.get('name')} {a.get('version', '')}".strip() for a in manifest.get("claim_generator_info") or []]
+    agents = agents or [str(manifest.get("claim_generator", "software that it does not name"))]  # as C2PA 1 has it
     own = assertions.get(RECIPE_LABEL, {})
-    types = dict.fromkeys(a["digitalSourceType"].rpartition("/")[2] for a in actions if a.get("digitalSourceType"))
+    types = dict.fromkeys(str(a["digitalSourceType"]).rpartition("/")[2] for a in actions if a.get("digitalSourceType"))
     return {
         "sound": state in ("Valid", "Trusted") and not problems,
         "trusted": state == "Trusted",

@@ -80,7 +80,7 @@ def cache_card(cache: LatentCache, groups: str | Path | None = None) -> str:
     ]
     card.table(["figure", "5 % are below", "median", "5 % are above", "worst", "of"], rows)
     for name, of in found["below"].items():
-        card.text(f"{of['records']} of {found['records']} do not reach {name} {of['bound']:g}.")
+        card.text(f"Below {name} {of['bound']:g}: {of['records']} of {found['records']}.")
     card.heading("The generator")
     card.facts(generator, {"fingerprint": found["fingerprint"]})
     card.heading("Uses")

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ganaug.batches import find_images
 from ganaug.content_credentials import has_credentials, read_credentials
@@ -18,7 +17,7 @@ from ganaug.explain import Explanation, Pixels, recipe_facts
 from ganaug.export import as_uint8
 from ganaug.provenance import Recipe
 from ganaug.stage import replay
-from ganaug.synthetic import read_synthetic
+from ganaug.synthetic import mark_of, open_picture
 
 # A convolution of another batch size rounds differently. Of 100 faces of FairFace, exported in batches of 32 and made
 # again one by one on the same core, 16 were identical; of the others 0.02 % of the values at most differed, by one grey
@@ -44,9 +43,8 @@ def explain_file(
         UserInputError: If ``recipes`` or ``trust`` cannot be read.
     """
     path = Path(path)
-    mark = read_synthetic(path)
-    with Image.open(path) as image:
-        pixels = np.asarray(image.convert("RGB"))
+    image = open_picture(path)
+    mark, pixels = mark_of(image), np.asarray(image.convert("RGB"))
     facts: dict[str, Any] = {
         "file": str(path),
         "sha256": sha256(path.read_bytes()).hexdigest(),
@@ -64,7 +62,7 @@ def explain_file(
     found: dict[str, Recipe] = {}
     for name, values in (("mark", mark), ("signed", facts["credentials"])):
         if values and "recipe" in values:
-            found[name] = _recipe(values["recipe"], f"{path}: the recipe of its {name} part")
+            found[name] = _recipe(values["recipe"], f"{path}: its recipe ({name})")
     if recipes is not None:
         listed = _listed(Path(recipes), path, found.get("mark"))
         facts["listed"] = {"in": str(recipes), "line": None if listed is None else listed[0]}
@@ -102,6 +100,8 @@ def compare_replay(
         batch = replay(train, recipe, device)
     except ValueError as error:  # UserInputError is one too
         raise UserInputError(f"the recipe cannot be replayed: {error}") from error
+    except (KeyError, OverflowError) as error:  # parameters that the edit does not have, or out of all range
+        raise UserInputError(f"the recipe cannot be replayed: {error!r}") from error
     made = as_uint8(train, batch[find_images(batch)])[0]
     if made.shape != pixels.shape:
         raise UserInputError(f"the picture has {_size(pixels)} px, the dataset makes {_size(made)} px: say --size")
@@ -118,15 +118,15 @@ def _listed(recipes: Path, path: Path, marked: Recipe | None) -> tuple[int, Reci
         lines = recipes.read_text(errors="surrogateescape").splitlines()
     except OSError as error:
         raise UserInputError(f"{recipes}: cannot read recipes: {error.strerror or error}") from error
-    equal = None
+    equal, here = None, _below(recipes.parent, path)
     for number, line in enumerate(lines, start=1):
         try:
             values = json.loads(line)
-        except ValueError:  # a line that a kill has torn
+        except (ValueError, RecursionError):  # a line that a kill has torn
             continue
         if not isinstance(values, dict) or "key" not in values:
             raise UserInputError(f"{recipes}, line {number}: no recipe of ganaug")
-        if "file" in values and (recipes.parent / values["file"]).resolve() == path.resolve():
+        if here is not None and values.get("file") == here:
             return number, _recipe(values, f"{recipes}, line {number}")
         if equal is None and marked is not None and values["key"] == marked.key:
             recipe = _recipe(values, f"{recipes}, line {number}")
@@ -134,11 +134,17 @@ def _listed(recipes: Path, path: Path, marked: Recipe | None) -> tuple[int, Reci
     return equal
 
 
+def _below(folder: Path, path: Path) -> str | None:
+    """What an export calls a file that lies in its folder; None elsewhere."""
+    try:
+        return path.resolve().relative_to(folder.resolve()).as_posix()
+    except ValueError:
+        return None
+
+
 def _recipe(values: Mapping[str, Any], where: str) -> Recipe:
     try:
         return Recipe.from_dict(values)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserInputError(f"{where}: no recipe of ganaug: {error!r}") from error
     except UserInputError as error:
         raise UserInputError(f"{where}: {error}") from error
 

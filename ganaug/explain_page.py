@@ -229,7 +229,12 @@ def _verdict(facts: Mapping[str, Any]) -> str:
     credentials, replayed = facts["credentials"] or {}, facts.get("replay") or {}
     if facts["mark"] is None and "variant" not in facts and not credentials:
         return "nothing in this file says who made it; ganaug cannot tell whether it is real"
-    parts = ["a variant made by ganaug" if "variant" in facts else "it says that it holds generated faces"]
+    if "variant" not in facts:
+        parts = ["it says that it holds generated faces" if facts["mark"] is not None else "signed, but not by ganaug"]
+    elif facts["variant"]["recipe"]["synthetic"]:
+        parts = ["a variant made by ganaug"]
+    else:
+        parts = ["its recipe says that it is no variant"]
     if credentials.get("sound") is False:
         parts.append("its signature is broken")
     elif credentials.get("sound"):

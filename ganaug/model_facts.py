@@ -28,7 +28,7 @@ def model_facts(source: str | Path | Model) -> dict[str, Any]:
         return {"name": Path(str(source)).name, "missing": str(error)}
     described = model.description
     training, config = _mapping(described.get("training")), _mapping(described.get("config"))
-    known = known_by_digest(_mapping(described.get("source")).get("sha256", ""))
+    known = known_by_digest(_said(_mapping(described.get("source")).get("sha256")) or "")
     optional = {
         "img_resolution": config.get("img_resolution"),
         "images_seen": training.get("images_seen"),
@@ -39,11 +39,15 @@ def model_facts(source: str | Path | Model) -> dict[str, Any]:
     }
     return {
         "name": model.path.name.removesuffix(".safetensors"),
-        "family": described.get("family") or NOT_STATED,
-        "licence": described.get("licence") or (NOT_STATED if known is None else known.licence),
-        "trained_on": training.get("data") or NOT_STATED,
+        "family": _said(described.get("family")) or NOT_STATED,
+        "licence": _said(described.get("licence")) or (NOT_STATED if known is None else known.licence),
+        "trained_on": _said(training.get("data")) or NOT_STATED,
         **{name: value for name, value in optional.items() if value is not None},
     }
+
+
+def _said(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

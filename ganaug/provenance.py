@@ -1,9 +1,10 @@
 """What a sample received: everything needed to make its pixels again, or to explain them."""
 
 import json
+import math
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -94,19 +95,67 @@ class Recipe:
         """Inverse of :meth:`to_dict`; recipes of earlier versions lack some fields and have the defaults.
 
         Raises:
-            UserInputError: If ``synthetic`` contradicts ``source``.
+            UserInputError: If it is no recipe, or ``synthetic`` contradicts ``source``.
         """
-        edits = tuple(AppliedEdit(**edit) for edit in values["edits"])
-        rest = {name: values[name] for name in ("key", "epoch", "seed", "classical")}
-        later = {"degradation", "scale", "identity", "attempts", "variant"}
-        rest |= {name: values[name] for name in later & values.keys()}
-        recipe = cls(source=Source[str(values["source"]).upper()], edits=edits, **rest)
+        try:
+            edits = tuple(AppliedEdit(**edit) for edit in values["edits"])
+            rest = {name: values[name] for name in ("key", "epoch", "seed", "classical")}
+            later = {"degradation", "scale", "identity", "attempts", "variant"}
+            rest |= {name: values[name] for name in later & values.keys()}
+            recipe = cls(source=Source[str(values["source"]).upper()], edits=edits, **rest)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserInputError(f"no recipe of ganaug: {repr(error)[:200]}") from error
+        if wrong := _of_wrong_type(recipe):
+            raise UserInputError(f"no recipe of ganaug: {wrong}")
         if values.get("synthetic", recipe.is_generated) is not recipe.is_generated:
             raise UserInputError(
                 f"the recipe of {recipe.key!r} says synthetic={values['synthetic']}, but its source is "
                 f"{recipe.source.name.lower()!r}: one of them was changed by hand"
             )
         return recipe
+
+
+def _of_wrong_type(recipe: Recipe) -> str | None:
+    """What a recipe has where it should have something else; files of others may hold anything."""
+
+    def is_whole(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool)
+
+    def is_number(value: Any) -> bool:
+        return math.isfinite(value) if isinstance(value, float) else is_whole(value) and abs(value) < 2**63
+
+    def are_numbers(values: Any, is_one: Callable[[Any], bool] = is_number) -> bool:
+        return isinstance(values, Mapping) and all(is_one(value) for value in values.values())
+
+    def is_drawn(value: Any) -> bool:
+        return is_number(value) or isinstance(value, bool)
+
+    asked = [
+        ("key", recipe.key, "text", isinstance(recipe.key, str)),
+        # Epochs and variants are counted in 64 bits; a seed may have any number of them.
+        *(
+            (name, n, "a whole number from 0 on", is_whole(n) and 0 <= n < 2**63)
+            for name, n in _counters(recipe).items()
+        ),
+        ("seed", recipe.seed, "a whole number", is_whole(recipe.seed)),
+        ("scale", recipe.scale, "a number", is_number(recipe.scale)),
+        ("identity", recipe.identity, "a number or null", recipe.identity is None or is_number(recipe.identity)),
+        ("classical", recipe.classical, "numbers", recipe.classical is None or are_numbers(recipe.classical, is_drawn)),
+        ("degradation", recipe.degradation, "numbers", are_numbers(recipe.degradation)),
+    ]
+    for edit in recipe.edits:
+        is_key = edit.partner is None or isinstance(edit.partner, str)
+        asked += [
+            ("name of an edit", edit.name, "text", isinstance(edit.name, str)),
+            ("params of an edit", edit.params, "numbers", are_numbers(edit.params)),
+            ("partner of an edit", edit.partner, "text or null", is_key),
+        ]
+    wrong = ((name, value, wanted) for name, value, wanted, is_right in asked if not is_right)
+    return next((f"{name} is {repr(value)[:60]}, expected {wanted}" for name, value, wanted in wrong), None)
+
+
+def _counters(recipe: Recipe) -> dict[str, int]:
+    return {"epoch": recipe.epoch, "attempts": recipe.attempts, "variant": recipe.variant}
 
 
 @dataclass
@@ -306,8 +355,6 @@ def read_recipes(path: str | Path) -> list[Recipe]:
             continue
         try:
             found.append(Recipe.from_dict(values))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserInputError(f"{path}, line {number}: no recipe of ganaug: {error!r}") from error
         except UserInputError as error:
             raise UserInputError(f"{path}, line {number}: {error}") from error
     return found

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ganaug.errors import ImageError, UserInputError
+from ganaug.faces.images import FORMATS, UNREADABLE, quiet_decoding
 
 # Keyword of the chunk. Its text is JSON: "generator" is the fingerprint of the generator; a single face has its
 # "recipe" too.
@@ -70,16 +71,30 @@ def read_synthetic(path: str | Path) -> dict[str, Any] | None:
     Raises:
         ImageError: If the file is no picture.
     """
+    return mark_of(open_picture(path))
+
+
+def open_picture(path: str | Path) -> Image.Image:
+    """A picture as its file has it, with its text and its format; by no decoder that runs other programs.
+
+    Raises:
+        ImageError: If the file is no picture, or one that is made to fill the memory.
+    """
     try:
-        with Image.open(path) as image:
+        with quiet_decoding(), Image.open(path, formats=FORMATS) as image:
             image.load()  # text may stand behind the pixels
-            text = image.info.get(SYNTHETIC_TAG)
-    except (OSError, UnidentifiedImageError) as error:
+    except UNREADABLE as error:
         raise ImageError(f"{path}: cannot be read as a picture: {error}") from error
+    return image
+
+
+def mark_of(image: Image.Image) -> dict[str, Any] | None:
+    """The mark of a picture that is open; None if it has none."""
+    text = image.info.get(SYNTHETIC_TAG)
     if text is None:
         return None
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # brackets in brackets in brackets
         found = None
     return found if isinstance(found, dict) else {"text": str(text)}  # sheets of ganaug 0.1 have a sentence

@@ -49,6 +49,23 @@ class Faces:
     model: Path
 
 
+CHROMIUM = Path("/usr/bin/chromium")  # Debian's
+# It runs as root in containers, and asks nobody for anything.
+CHROMIUM_FLAGS = "--no-sandbox --disable-gpu --disable-quic --disable-background-networking --no-first-run"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless browser; skips where there is none. Not of session scope: playwright keeps an event loop running."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM.exists():
+        pytest.skip(f"there is no {CHROMIUM}")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=CHROMIUM_FLAGS.split())
+        yield browser
+        browser.close()
+
+
 class Items(Dataset[Any]):
     """A list as a dataset, with any attributes."""
 

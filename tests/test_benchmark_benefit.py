@@ -12,8 +12,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-import benefit
 import benefit_report as report
+import benefit_results
 from benefit_recipes import PLAIN, PRIMARY, RECIPES, Recipe
 from benefit_tasks import Chips, Part, Task, few_of_each
 from benefit_training import batches, calibration_error, measure, train
@@ -96,8 +96,8 @@ def test_a_network_learns_what_can_be_learned(tmp_path):
 def test_a_line_that_a_kill_cut_off_is_run_again(tmp_path):
     whole = json.dumps(line("none", 0, 0.5))
     (tmp_path / "results.jsonl").write_text(f"{whole}\n{whole[:20]}")
-    assert benefit.read_results(tmp_path) == [json.loads(whole)]
-    with benefit.open_results(tmp_path) as file:
+    assert benefit_results.read_results(tmp_path) == [json.loads(whole)]
+    with benefit_results.open_results(tmp_path) as file:
         file.write(whole + "\n")
-    assert benefit.read_results(tmp_path) == [json.loads(whole)] * 2
-    assert benefit.read_results(tmp_path / "not-yet-there") == []
+    assert benefit_results.read_results(tmp_path) == [json.loads(whole)] * 2
+    assert benefit_results.read_results(tmp_path / "not-yet-there") == []

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -170,10 +171,36 @@ def test_cards_of_what_is_bundled() -> None:
     assert "Edits that it serves" not in card, "it draws nothing"
 
 
+def test_a_file_without_generator_and_embedder_is_taken_for_neither(tmp_path: Path) -> None:
+    prior = checkpoints.read_part(checkpoints.BUNDLED["faces64"], "prior")
+    checkpoints.write(tmp_path / "prior.safetensors", {"prior": prior}, {"family": "other"}, half=False)
+    _, card = card_of(tmp_path / "prior.safetensors")
+    assert front_matter(card)["tags"] == ["faces"]
+    assert "## Intended use\n\nNot known" in card and "cosine" not in card and "Edits that" not in card
+
+
+def test_a_file_that_says_odd_things(tmp_path: Path) -> None:
+    """It may come from anybody: what is no statement is none, and no statement is Markdown, HTML or a command."""
+    prior = checkpoints.read_part(checkpoints.BUNDLED["faces64"], "prior")
+    described: dict[str, Any] = {
+        "family": ["x"],
+        "licence": {"a": 1},
+        "training": {"data": "<script>\x1b[2J\n# Data"},
+        "privacy": "<b>none</b>",
+        "calibration": {"groups": 7, "photos": "<i>", "data": [1]},
+        "source": {"sha256": []},
+    }
+    checkpoints.write(tmp_path / "odd.safetensors", {"prior": prior}, described, half=False)
+    _, card = card_of(tmp_path / "odd.safetensors")
+    assert front_matter(card)["license"] == "unknown" and tables(card)["family"] == "not stated in the file"
+    assert not re.search("<[a-z]|\x1b|\n# Data", card)
+
+
 def test_names_mean_nothing_in_markdown(own_faces: Faces, tmp_path: Path) -> None:
     cache = LatentCache(own_faces.cache)
-    cache.put_failures({"x.png": "x.png: <b>bold</b> | \n## Uses"})
+    cache.put_failures({"x.png": "x.png: <b>bold</b> | \n## Uses \x1b[2J"})
     _, card = card_of(own_faces.cache)
+    assert "\x1b" not in card and "\\x1b[NJ" in card, "nothing commands a terminal"
     assert "<b>" not in card and card.count("## Uses\n") == 1 and "&lt;b&gt;bold&lt;/b&gt; \\| ## Uses" in card
 
 
@@ -195,5 +222,6 @@ def test_the_command(faces: Faces, tmp_path: Path, capsys: pytest.CaptureFixture
     assert printed == card_of(faces.cache)[1]
     assert main(["card", str(faces.cache), "--out", str(tmp_path / "card.md")]) == 0
     assert (tmp_path / "card.md").read_text() == printed
+    assert capsys.readouterr().out.split()[-2:] == ["unknown", str(printed.lower().count("not known"))]
     assert main(["card", str(faces.cache), "--out", str(tmp_path / "no" / "card.md")]) == 2
     assert "cannot be written" in capsys.readouterr().err

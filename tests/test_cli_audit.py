@@ -12,7 +12,6 @@ from ganaug.cache import LatentCache
 from ganaug.cli import main
 
 Capture = pytest.CaptureFixture[str]
-CHROMIUM = Path("/usr/bin/chromium")
 QUICK = ["--edits", "coarse", "--columns", "who", "--min-count", "5"]
 
 
@@ -81,14 +80,9 @@ def test_out_that_is_a_file(faces: Faces, table: Path, capsys: Capture) -> None:
     assert "is a file" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not CHROMIUM.exists(), reason="needs /usr/bin/chromium")
-def test_the_page_fits_a_phone(faces: Faces, table: Path, tmp_path: Path) -> None:
-    sync_api = pytest.importorskip("playwright.sync_api")
+def test_the_page_fits_a_phone(faces: Faces, browser: Any, table: Path, tmp_path: Path) -> None:
     assert run("--cache", faces.cache, "--groups", table, "--label", "letter", "--out", tmp_path / "out", *QUICK) == 0
-    switches = "--no-sandbox --disable-gpu --disable-quic --disable-background-networking --no-first-run"
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=switches.split())
-        page = browser.new_page(viewport={"width": 390, "height": 800})
+    with browser.new_page(viewport={"width": 390, "height": 800}) as page:
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
         page.goto((tmp_path / "out/audit.html").as_uri())
@@ -96,4 +90,3 @@ def test_the_page_fits_a_phone(faces: Faces, table: Path, tmp_path: Path) -> Non
         assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
         assert page.locator("h2").first.inner_text() == "What stands out"
         assert page.locator("table").count() >= 5
-        browser.close()

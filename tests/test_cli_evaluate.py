@@ -11,8 +11,6 @@ from ganaug.cli import build_parser, main
 from ganaug.cli_evaluate import _command
 from ganaug.evaluation import EvaluationSettings, measure
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--no-first-run"]
 FEW = ["--limit", "6", "--strengths", "1", "--num-faces", "2", "--edits", "fine,middle"]
 
 
@@ -87,15 +85,12 @@ def test_photos_that_are_not_those_of_the_cache_are_refused(
     assert "2 images on a side are too few" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no chromium")
-def test_the_report_opens_offline_and_on_a_phone(faces: Faces, tmp_path: Path) -> None:
+def test_the_report_opens_offline_and_on_a_phone(faces: Faces, browser: Any, tmp_path: Path) -> None:
     """No request but for the file itself, no complaint, nothing wider than the screen."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     assert main(call(faces, "--out", str(tmp_path))) == 0
     page = tmp_path / "report.html"
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        tab = browser.new_context(viewport={"width": 390, "height": 844}, offline=True).new_page()
+    with browser.new_context(viewport={"width": 390, "height": 844}, offline=True) as context:
+        tab = context.new_page()
         asked: list[str] = []
         complaints: list[str] = []
         tab.on("request", lambda request: asked.append(request.url))
@@ -106,4 +101,3 @@ def test_the_report_opens_offline_and_on_a_phone(faces: Faces, tmp_path: Path) -
         assert tab.evaluate("[...document.images].map(i => i.complete && i.naturalWidth > 0)") == [True, True]
         tab.click("text=Edit by edit")
         assert tab.evaluate("window.scrollY") > 0
-        browser.close()

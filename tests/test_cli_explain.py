@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 from conftest import Faces, write_cache, write_model
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from ganaug.cli import build_parser, main
-from ganaug.synthetic import read_synthetic, save_synthetic
+from ganaug.provenance import AppliedEdit, Recipe, Source
+from ganaug.synthetic import SYNTHETIC_TAG, read_synthetic, save_synthetic
 
 Capture = pytest.CaptureFixture[str]
 FILE = "images/ann/03.png.v0.png"
@@ -132,6 +135,83 @@ def test_a_stripped_mark(faces: Faces, own_export: Path, capsys: Capture, tmp_pa
     assert lines["answer"] == "nothing in this file says who made it; ganaug cannot tell whether it is real"
 
 
+def with_text(path: Path, text: str, compressed: bool = False) -> Path:
+    info = PngInfo()
+    info.add_text(SYNTHETIC_TAG, text, zip=compressed)
+    Image.new("RGB", (24, 24)).save(path, pnginfo=info)
+    return path
+
+
+def test_text_that_is_no_mark(tmp_path: Path, capsys: Capture) -> None:
+    """Broken, of another shape, or brackets without end: said to be there, and no more."""
+    for number, text in enumerate(('{"generator": ', "[1, 2]", "null", "[" * 100_000, '{"a":' * 100_000)):
+        file = with_text(tmp_path / f"{number}.png", text)
+        assert explain(capsys, file, "--out", tmp_path)["answer"] == "it says that it holds generated faces", text[:9]
+
+
+def test_files_that_are_made_to_harm(tmp_path: Path, capsys: Capture) -> None:
+    bomb = with_text(tmp_path / "bomb.png", "x" * (2 << 20), compressed=True)  # PngImagePlugin.MAX_TEXT_CHUNK is 1 MiB
+    assert "cannot be read as a picture: Decompressed data too large" in mistake(capsys, bomb)
+    large = bytearray(with_text(tmp_path / "large.png", "{}").read_bytes())
+    large[16:24] = (60_000).to_bytes(4, "big") * 2
+    large[29:33] = zlib.crc32(large[12:29]).to_bytes(4, "big")
+    (tmp_path / "large.png").write_bytes(large)
+    assert "exceeds limit" in mistake(capsys, tmp_path / "large.png")
+    (tmp_path / "script.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 24 24\n%%EndComments\nshowpage\n")
+    assert "cannot identify" in mistake(capsys, tmp_path / "script.png"), "Ghostscript is not started"
+
+
+def test_a_mark_is_text_of_others(tmp_path: Path, capsys: Capture) -> None:
+    """What stands in it is shown, on one line, and commands neither the terminal nor the page."""
+    key = "../../etc/passwd <script>\x1b[2J\nreplay made again from its recipe, every pixel is the same"
+    recipe = Recipe(key, 0, 0, Source.GENERATED, (AppliedEdit("../x", {"y": 1.0}),)).to_dict()
+    mark = {"generator": "\x1b]0;title\a", "recipe": recipe}
+    file = with_text(tmp_path / "x.png", json.dumps(mark))
+    lines = explain(capsys, file, "--out", tmp_path / "out")
+    assert lines["photo"].startswith(r"../../etc/passwd <script>\x1b[2J\nreplay made again")
+    assert lines["replay"].startswith("not replayed") and lines["mark"].endswith(r"\x1b]0;title\x07")
+    assert "<script" not in (tmp_path / "out" / "explanation.html").read_text()
+    recipe |= {"source": "real", "synthetic": False}
+    with_text(file, json.dumps(mark))
+    assert explain(capsys, file)["answer"] == "its recipe says that it is no variant"
+    recipe["epoch"] = "soon"
+    assert "epoch is 'soon', expected a whole number" in mistake(capsys, with_text(file, json.dumps(mark)))
+
+
+def test_recipes_and_settings_of_others(faces: Faces, own_export: Path, capsys: Capture) -> None:
+    """Lines and settings that no export writes are passed over, and nothing outside of the folder is looked at."""
+    state = json.loads((own_export / "export.json").read_text())
+    state["settings"] |= {"edits": [1, {}], "preserve": "x", "paste": 7, "residual": "y"}
+    (own_export / "export.json").write_text(json.dumps(state))
+    lines = (own_export / "recipes.jsonl").read_text()
+    odd = ['{"key": 1, "file": {"a": 1}}', '{"key": "a", "file": "\\u0000../../x"}', "[" * 5000]
+    (own_export / "recipes.jsonl").write_text("\n".join([*odd, lines]))
+    told = explain(capsys, own_export / FILE, *source(faces))
+    assert told["recipes"] == "those of mark and list agree" and "replay" in told
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"edits": [{"name": "gone", "params": {}}]},
+        {"edits": [{"name": "pca1", "params": {}}]},
+        {"edits": [{"name": "fine", "params": {"p": 1.0}}]},
+        {"attempts": 300},
+        {"classical": {"flip": True}},
+        {"key": "../../etc/passwd"},
+    ],
+    ids=str,
+)
+def test_recipes_that_cannot_be_followed(
+    faces: Faces, exported: Path, tmp_path: Path, capsys: Capture, change: dict[str, Any]
+) -> None:
+    mark = read_synthetic(exported / FILE)
+    assert mark is not None
+    mark["recipe"] |= change
+    file = with_text(tmp_path / "x.png", json.dumps(mark))
+    assert explain(capsys, file, *source(faces), "--paste", "whole")["replay"].startswith("not replayed: ")
+
+
 def test_a_sheet_says_what_it_is(faces: Faces, tmp_path: Path, capsys: Capture) -> None:
     save_synthetic(Image.new("RGB", (30, 20)), tmp_path / "sheet.png", {"generator": "ab" * 32, "edits": []})
     assert explain(capsys, tmp_path / "sheet.png")["answer"] == "it says that it holds generated faces"
@@ -248,16 +328,9 @@ def test_signed_but_c2pa_is_not_here(
 # The page, where there is a browser
 
 
-def test_the_page_fits_a_phone(faces: Faces, tmp_path: Path, capsys: Capture) -> None:
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    chromium = Path("/usr/bin/chromium")
-    if not chromium.exists():
-        pytest.skip("needs Debian's chromium")
+def test_the_page_fits_a_phone(faces: Faces, browser: Any, tmp_path: Path, capsys: Capture) -> None:
     explain(capsys, *source(faces), "--key", "ann/03.png", "--edits", "fine", "--epochs", 2, "--out", tmp_path)
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--no-first-run"]
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=str(chromium), args=flags)
-        page = browser.new_page(viewport={"width": 390, "height": 800})
+    with browser.new_page(viewport={"width": 390, "height": 800}) as page:
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
         page.goto(f"file://{tmp_path}/explanation.html")
@@ -265,5 +338,4 @@ def test_the_page_fits_a_phone(faces: Faces, tmp_path: Path, capsys: Capture) ->
         widths = page.evaluate("[...document.images].map(image => image.getBoundingClientRect().width)")
         assert len(widths) == 3 and max(widths) <= 390, "three faces side by side are seen at once"
         assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
-        browser.close()
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []

@@ -16,7 +16,9 @@ import pytest
 from PIL import Image
 
 from ganaug.content_credentials import (
+    RECIPE_LABEL,
     ContentSigner,
+    _told,
     has_credentials,
     read_credentials,
     source_type,
@@ -323,6 +325,31 @@ def test_mistakes_are_told_in_a_line(keys: Keys, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(ImageError, match="cannot be read as a picture"):
         read_credentials(tmp_path / "text.png")
+
+
+def test_what_others_sign_need_not_look_like_ours() -> None:
+    """As C2PA 1 writes it, without what the second edition asks for; and an assertion that is nothing of the kind."""
+    odd = [{"label": "c2pa.actions", "data": {"actions": ["x", {"digitalSourceType": 5}]}}, {"label": RECIPE_LABEL}]
+    found = _told("Valid", {}, {"claim_generator": "camera/1.0", "assertions": odd})
+    assert found["sound"] and found["software"] == ["camera/1.0"] and found["source_types"] == ["5"]
+    assert _told("", {}, {})["software"] == ["software that it does not name"]
+
+
+def test_the_key_goes_nowhere(keys: Keys, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: Any) -> None:
+    """It is not in the signed file, in no message, and in nothing that is written elsewhere."""
+    from cryptography.hazmat.primitives import serialization as s
+
+    data = signed_file(tmp_path / "x.png", keys).read_bytes()
+    private = s.load_pem_private_key(keys.key.read_bytes(), None)
+    number = private.private_numbers().private_value.to_bytes(32, "big")  # type: ignore[union-attr]
+    body = keys.key.read_bytes().splitlines()[1]
+    assert number not in data and body not in data
+    with pytest.raises(UserInputError) as told:
+        ContentSigner(keys.key, keys.key)
+    printed = "".join([*capfd.readouterr(), caplog.text, str(told.value)])
+    assert body.decode() not in printed and number.hex() not in printed
+    assert body.decode() not in repr(vars(ContentSigner(keys.chain, keys.key)))
+    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
 
 
 def test_without_c2pa(keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

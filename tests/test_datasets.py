@@ -12,6 +12,7 @@ import lmdb
 import numpy as np
 import pytest
 import torchvision
+from conftest import Faces, random_image
 from PIL import Image
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 from torchvision.transforms.functional import to_tensor
@@ -24,7 +25,6 @@ from ganaug.faces.lmdb_images import _OPEN
 from ganaug.faces.photos import photos_from, photos_of_dataset
 from ganaug.faces.sources import list_attributes, list_items, list_labels, list_landmarks, locate
 from ganaug.interfaces import ImageError, UserInputError
-from tests.conftest import Faces, random_image
 
 POINTS = [[6.5, 7.25], [13.0, 7.0], [10.0, 10.0], [7.0, 14.0], [12.5, 14.5]]
 HEADS = [f"{p}_{a}" for p in ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right") for a in "xy"]

@@ -1,6 +1,7 @@
 """Recipes: there and back through JSON, by row and by column."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from ganaug.classical import ClassicalAugmentation
 from ganaug.edits import Direction, StyleMixing
+from ganaug.errors import UserInputError
 from ganaug.partners import PartnerPool
 from ganaug.policy import AugmentationPolicy
 from ganaug.provenance import AppliedEdit, BatchRecipe, Recipe, Source
@@ -126,6 +128,41 @@ def test_nothing_generated() -> None:
     assert all(row.source is Source.REAL and row.edits == () for row in rows)
     assert not BatchRecipe.from_rows(rows, NAMES, {}).active.any()
     assert len(BatchRecipe.from_rows([], NAMES, {})) == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"key": 7},
+        {"epoch": "zero"},
+        {"epoch": -1},
+        {"epoch": 10**400},
+        {"seed": None},
+        {"scale": "much"},
+        {"scale": float("inf")},
+        {"identity": 10**400},
+        {"attempts": True},
+        {"edits": "up"},
+        {"edits": [3]},
+        {"edits": [{"name": "up", "params": "all"}]},
+        {"edits": [{"name": "up", "params": {"strength": "1"}}]},
+        {"edits": [{"name": "up", "params": {"strength": float("nan")}}]},
+        {"edits": [{"name": "up", "params": {}, "partner": 1}]},
+        {"classical": [1]},
+        {"classical": {"flip": None}},
+        {"degradation": None},
+        {"source": "heaven"},
+        {"source": 1},
+    ],
+    ids=str,
+)
+def test_what_is_no_recipe_is_told_in_a_line(change: dict[str, Any]) -> None:
+    """A recipe may come in a picture of somebody else."""
+    values = Recipe("a", 0, 0, Source.GENERATED).to_dict()
+    assert Recipe.from_dict(values).key == "a"
+    with pytest.raises(UserInputError, match="no recipe of ganaug") as told:
+        Recipe.from_dict({**values, **change})
+    assert len(str(told.value)) < 300
 
 
 def test_an_edit_that_is_not_there() -> None:

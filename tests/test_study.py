@@ -1,7 +1,10 @@
 """A study: what is planned, what lies on the disk, what the server gives away, and that no answer is lost."""
 
+import asyncio
 import json
 import re
+import shutil
+import socket
 import sqlite3
 import stat
 import subprocess
@@ -27,6 +30,7 @@ from ganaug.study.create import StudyConfig, create_study
 from ganaug.study.pictures import Pictures, distorted, encode
 from ganaug.study.plan import Faces as Known
 from ganaug.study.plan import Shown, Trial, kinds_of_same_person, needs_of, plan_trials, schedule
+from ganaug.study.server import listen
 from ganaug.study.store import Conflict, Store
 from ganaug.study.tasks import REAL_OR_GENERATED, SAME_PERSON, TASKS
 
@@ -303,6 +307,36 @@ def test_withdrawal_erases_answers_from_the_disk(store: Store) -> None:
     assert list(store.tokens()) == [2, 3]
 
 
+def test_withdrawal_is_not_told_before_the_log_is_empty(store: Store) -> None:
+    """A reader of the log keeps it. Whoever asks again, and a server that starts again, empties it."""
+    for rater in (1, 2):
+        store.consent(rater)
+        store.answer(rater, 0, f"secret-{rater}", right_choice(store, rater, 0), 900)
+    store._db.execute("PRAGMA busy_timeout = 0")
+    reader = sqlite3.connect(store.folder / "study.sqlite")
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM answers").fetchall()
+    for rater in (1, 2):
+        with pytest.raises(sqlite3.OperationalError, match="keeps the log"):
+            store.withdraw(rater)
+    assert not store.answers() and b"secret-1" in on_disk(store.folder)
+    reader.close()
+    shutil.copytree(store.folder, store.folder.with_name("killed"))
+    assert store.withdraw(1) == {"state": "withdrawn"}
+    assert b"secret" not in on_disk(store.folder)
+    again = Store(store.folder.with_name("killed"))
+    assert b"secret" not in on_disk(again.folder)
+    again.close()
+
+
+def test_a_transaction_that_cannot_be_ended_is_undone(store: Store) -> None:
+    """As on a full disk: the next one works."""
+    with pytest.raises(sqlite3.IntegrityError), store._writing():
+        store._db.execute("PRAGMA defer_foreign_keys=ON")
+        store._db.execute("INSERT INTO answers VALUES (9, 9, 'nobody', 'first', 1)")
+    assert store.consent(1)["state"] == "trial" and not store.answers()
+
+
 def on_disk(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in sorted(folder.glob("study.sqlite*")))
 
@@ -419,6 +453,10 @@ def test_answers_over_http(client: Any, store: Store) -> None:
     for change in [*wrong, {"place": 10**30}, {"ms": None}, {"choice": "first"}]:
         assert post(**change) in (409, 422), change
     assert post(id="x" * 9999) == 413
+    odd = json.dumps({**body, "choice": "\ud800"}), "[]", "{", "[" * 2000, json.dumps({**body, "ms": float("inf")})
+    for text in odd:
+        told = client.post("/api/answer", headers={**headers, "Content-Type": "application/json"}, content=text)
+        assert told.status_code in (400, 422) and len(told.text) < 100, "nothing of it is sent back"
     assert not store.answers()
     assert [post(), post(), post(id="id-11111")] == [200, 200, 409]
     assert post(place=1, id="id-22222", ms=10**15) == 200
@@ -444,10 +482,31 @@ def test_every_answer_of_the_server_forbids_what_is_outside(client: Any, store: 
     assert "style=" not in client.get("/").text and "onclick" not in client.get("/").text, "the policy forbids both"
 
 
+def test_packets_go_out_at_once() -> None:
+    """Nagle's algorithm against delayed acknowledgements would cost 40 ms a picture."""
+
+    async def without_delay() -> int:
+        found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            found.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        listener = listen("127.0.0.1", 0)
+        async with await asyncio.start_server(greet, sock=listener):
+            _, writer = await asyncio.open_connection(*listener.getsockname())
+            writer.close()
+            return await found
+
+    assert asyncio.run(without_delay())
+
+
 def test_other_host_names_are_refused(client: Any) -> None:
     assert client.get("/", headers={"Host": "127.0.0.1:8765"}).status_code == 200
     assert client.get("/", headers={"Host": "localhost:8765"}).status_code == 200
-    assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
+    assert client.get("/", headers={"Host": "[::1]:8765"}).status_code == 200, "as --host ::1 has it"
+    for host in ("evil.example", "127.0.0.1.evil.example", "[::2]", "", "*"):
+        assert client.get("/", headers={"Host": host}).status_code == 400, host
 
 
 # The command line

@@ -21,6 +21,12 @@ OTHER_SUFFIXES = frozenset({".heic", ".heif", ".avif", ".gif", ".svg", ".jxl", "
 # Decoders that a file's bytes may reach, whatever its name. EPS is left out: Pillow hands it to Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
+# What Pillow raises for files that are damaged, or made to fill the memory.
+UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, KeyError),
+    Image.DecompressionBombError,
+)
+
 # Below this an image holds no face to speak of; catches 1x1 tracking pixels and broken exports.
 MIN_SIDE = 16
 
@@ -123,7 +129,7 @@ def decode_image(data: bytes, name: str) -> Image.Image:
             f"{name}: not an image of a kind that is read ({', '.join(FORMATS)}): {len(data)} bytes of "
             f"{guess_kind(data)}"
         ) from error
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, KeyError) as error:
+    except UNREADABLE as error:
         raise ImageError(f"{name}: damaged or truncated image: {error}") from error
     check_size(image, str(name))
     return image

@@ -110,7 +110,8 @@ def write_report(figures: Mapping[str, Any], path: str | Path) -> None:
         _add_task(page, task, found, (figures["without_flagged"] or {}).get(task))
     page.heading("Raters")
     page.text(
-        f"Flagged: more than {MAX_FAILED_CATCH:.0%} of the catch trials failed. Flagged now: {_flagged(figures)}."
+        f"Flagged: more than {100 * MAX_FAILED_CATCH:.0f} % of the catch trials failed. "
+        f"Flagged now: {_flagged(figures)}."
     )
     columns = ["rater", "state", "answers", "of", "catch trials failed", "of them", "wrong", "median time (s)"]
     rows = [

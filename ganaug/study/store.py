@@ -67,6 +67,7 @@ class Store:
         try:
             for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
                 self._db.execute(f"PRAGMA {pragma}")
+            self._empty_log()  # where a killed server has left answers that were to be erased
             self.meta = {name: json.loads(value) for name, value in self._all("SELECT name, value FROM meta")}
         except (sqlite3.DatabaseError, ValueError) as error:
             self._db.close()
@@ -126,10 +127,11 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # a full disk may have ended it already
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
 
     def tokens(self) -> dict[int, str]:
         """Rater -> token, of those who have not withdrawn."""
@@ -235,15 +237,25 @@ class Store:
         return state
 
     def withdraw(self, rater: int) -> dict[str, Any]:
-        """Erases a rater's answers; overwrites where they stood, in the database and in its log."""
+        """Erases a rater's answers: overwrites where they stood in the database, and empties its log.
+
+        Raises:
+            sqlite3.OperationalError: If another process reads the log and keeps it: to be asked for again.
+        """
         with self._writing():
             self._db.execute("DELETE FROM answers WHERE rater = ?", (rater,))
             self._db.execute("DELETE FROM showings WHERE rater = ?", (rater,))
             query = "UPDATE raters SET consented = NULL, withdrawn = coalesce(withdrawn, ?) WHERE rater = ?"
             self._db.execute(query, (_now(), rater))
         with self._lock:
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            if not self._empty_log():
+                raise sqlite3.OperationalError("another process keeps the log of the database")
             return self._state(rater)
+
+    def _empty_log(self) -> bool:
+        """Moves what the write-ahead log holds into the database; whether nothing is left of it."""
+        busy, _, _ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
 
     def raters(self) -> list[dict[str, Any]]:
         """Each rater: number, whether consented and withdrawn, answers given, trials to answer."""

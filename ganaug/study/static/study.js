@@ -37,9 +37,10 @@ let cover = 0;
 let blobs = [];
 let load = 0; // number of the newest loading of pictures: older ones give up
 
-// The token leaves the address bar and the history at once, and stays in this tab alone.
+// The token stands behind the #, which is sent to no server and so is in no server's log. It leaves the address bar and
+// the history at once, and stays in this tab alone.
 function takeToken() {
-  const given = new URLSearchParams(location.search).get("t") || new URLSearchParams(location.hash.slice(1)).get("t");
+  const given = new URLSearchParams(location.hash.slice(1)).get("t");
   if (given) {
     if (given !== sessionStorage.getItem(TOKEN)) sessionStorage.removeItem(UNSAVED);
     sessionStorage.setItem(TOKEN, given);
@@ -172,15 +173,14 @@ async function showTrial() {
   at("pair").classList.add("covered");
   setReady(false);
   section("trial");
-  for (const side of ["left", "right"]) {
-    const { status, data } = await ask(`/api/picture/${trial[side]}`, undefined, AWAY);
-    if (mine !== load) return;
-    if (status !== 200) return refresh(); // answered in another tab, or withdrawn
-    blobs.push(URL.createObjectURL(data));
-    at(side).src = blobs[blobs.length - 1];
-  }
+  const sides = ["left", "right"];
+  const answers = await Promise.all(sides.map((side) => ask(`/api/picture/${trial[side]}`, undefined, AWAY)));
+  if (mine !== load) return;
+  if (answers.some(({ status }) => status !== 200)) return refresh(); // answered in another tab, or withdrawn
+  blobs = answers.map(({ data }) => URL.createObjectURL(data));
+  sides.forEach((side, i) => { at(side).src = blobs[i]; });
   try {
-    await Promise.all(["left", "right"].map((side) => at(side).decode()));
+    await Promise.all(sides.map((side) => at(side).decode()));
   } catch {
     if (mine === load) say("A picture cannot be shown. Please tell the person who sent you the link.", true);
     return;
@@ -247,6 +247,9 @@ at("leave").addEventListener("click", async () => {
   if (status === 200) show(data);
   else unknownLink();
 });
+
+// Another link, opened in this tab: behind the # alone it differs, so that the browser itself would load nothing.
+addEventListener("hashchange", () => location.reload());
 
 async function begin() {
   if (!token) return unknownLink();
