@@ -80,7 +80,8 @@ def _of_file(args: argparse.Namespace) -> "Explanation":
     if args.key is not None:
         raise UserInputError("explain either a picture, FILE, or a photo, --key; leave one of them out")
     if not args.file.is_file():
-        raise UserInputError(f"{args.file}: no such file; expected an exported picture")
+        what = "is a folder; give one of its pictures" if args.file.is_dir() else "no such file"
+        raise UserInputError(f"{args.file}: {what}; expected an exported picture")
     folder = _export_folder(args.file)
     recipes = args.recipes
     if recipes is None and folder is not None and (folder / "recipes.jsonl").is_file():

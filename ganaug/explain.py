@@ -263,8 +263,8 @@ def _meaning(name: str, value: float, judge: Mapping[str, Any]) -> str:
         "mse": "mean squared error of pixels between 0 and 1",
         "ssim": "likeness of structure; 1 is equal",
         "perceptual": f"distance in features of {judge.get('perceptual', 'a network')}; 0 is equal, 4 the largest",
-        "steps": "that the inverter took",
-        "seconds": "that it took",
+        "steps": "taken by the inverter",
+        "seconds": "taken by the inverter",
     }.get(name, "as its inverter measured it")
 
 

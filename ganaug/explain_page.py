@@ -35,7 +35,8 @@ def explanation_page(explanation: Explanation) -> Page:
     caption = ("From left to right: " if len(names) > 1 else "Here: ") + "; ".join(told[name] for name in names) + "."
     page.picture(_strip([pictures[name] for name in names]), caption, caption, mark=mark, shrinks=True)
     page.table(["", ""], _photo_rows(facts), "The photo")
-    page.table(["figure", "value", "better than", "what it means"], _quality_rows(facts), "The inversion")
+    rows = [[row["figure"], printed(row["figure"], row["value"]), _quality_line(row)] for row in facts["quality"]]
+    page.table(["figure", "value", "what it means"], rows, "The inversion")
     page.text(f"Verdict: {facts['verdict']}.")
     page.heading("What is served for it")
     settings = facts["settings"]
@@ -77,8 +78,7 @@ def in_lines(facts: Mapping[str, Any]) -> dict[str, str]:
     lines = {"answer": f"{facts['key']} was inverted{psnr} ({facts['verdict']}); {served_as}"}
     lines |= {f"photo, {name}" if name else "photo": text for name, text in _photo_rows(facts)}
     for name, row in quality.items():
-        place = "" if row["better_than"] is None else f"; better than {row['better_than']} of {row['of']} others"
-        lines[name] = f"{printed(name, row['value'])} {row['means']}{place}"
+        lines[name] = f"{printed(name, row['value'])} {_quality_line(row)}"
     for variant in served:
         rows = [f"{name} {text}" for name, text in variant_rows(variant)[1:]]
         lines[f"epoch {variant['epoch']}"] = "; ".join([variant["served"], *rows])
@@ -130,12 +130,10 @@ def _photo_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def _quality_rows(facts: Mapping[str, Any]) -> list[list[str]]:
-    rows = []
-    for row in facts["quality"]:
-        place = "" if row["better_than"] is None else f"{row['better_than']} of {row['of']}"
-        rows.append([row["figure"], printed(row["figure"], row["value"]), place, row["means"]])
-    return rows
+def _quality_line(row: Mapping[str, Any]) -> str:
+    """What a figure means, and where it stands among those of the other records."""
+    place = "" if row["better_than"] is None else f"; better than {row['better_than']} of {row['of']} others"
+    return f"{row['means']}{place}"
 
 
 def _model_row(model: Mapping[str, Any]) -> list[str]:

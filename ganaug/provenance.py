@@ -130,13 +130,11 @@ def _of_wrong_type(recipe: Recipe) -> str | None:
     def is_drawn(value: Any) -> bool:
         return is_number(value) or isinstance(value, bool)
 
+    # Counted in 64 bits; a seed may have any number of them.
+    counted = {"epoch": recipe.epoch, "attempts": recipe.attempts, "variant": recipe.variant}
     asked = [
         ("key", recipe.key, "text", isinstance(recipe.key, str)),
-        # Epochs and variants are counted in 64 bits; a seed may have any number of them.
-        *(
-            (name, n, "a whole number from 0 on", is_whole(n) and 0 <= n < 2**63)
-            for name, n in _counters(recipe).items()
-        ),
+        *((name, n, "a whole number from 0 on", is_whole(n) and 0 <= n < 2**63) for name, n in counted.items()),
         ("seed", recipe.seed, "a whole number", is_whole(recipe.seed)),
         ("scale", recipe.scale, "a number", is_number(recipe.scale)),
         ("identity", recipe.identity, "a number or null", recipe.identity is None or is_number(recipe.identity)),
@@ -152,10 +150,6 @@ def _of_wrong_type(recipe: Recipe) -> str | None:
         ]
     wrong = ((name, value, wanted) for name, value, wanted, is_right in asked if not is_right)
     return next((f"{name} is {repr(value)[:60]}, expected {wanted}" for name, value, wanted in wrong), None)
-
-
-def _counters(recipe: Recipe) -> dict[str, int]:
-    return {"epoch": recipe.epoch, "attempts": recipe.attempts, "variant": recipe.variant}
 
 
 @dataclass

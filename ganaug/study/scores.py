@@ -58,11 +58,11 @@ def share_of_errors(answers: Sequence[Answer], min_answers: int = MIN_ANSWERS) -
 
     Example:
         >>> share_of_errors([{"correct": True}] * 3)["why"]
-        'too few answers: 3, at least 20'
+        'too few answers: 3 of at least 20'
     """
     total = len(answers)
     if total < max(min_answers, 1):
-        why = f"too few answers: {total}, at least {min_answers}"
+        why = f"too few answers: {total} of at least {min_answers}"
         return {"answers": total, "error_rate": None, "low": None, "high": None, "why": why}
     wrong = sum(not answer["correct"] for answer in answers)
     low, high = wilson_interval(wrong, total)
@@ -123,7 +123,7 @@ def _agreement(task: str, answers: Sequence[Answer], min_answers: int) -> dict[s
     figures: dict[str, Any] = {"trials": len(shared), "alpha": None, "low": None, "high": None}
     if shared.sum() < min_answers:
         return figures | {
-            "why": f"too few answers: {int(shared.sum())} to pairs that two raters saw, at least {min_answers}"
+            "why": f"too few answers: {int(shared.sum())} to pairs that two raters saw, of at least {min_answers}"
         }
     alpha = krippendorff_alpha(shared)
     if alpha is None:
