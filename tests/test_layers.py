@@ -116,6 +116,7 @@ LAYERS = {
 
 # Helpers of one module in a file of their own, and steps inside one layer that DESIGN.md lists together.
 SAME_LAYER = {
+    ("study", "export"),
     ("interfaces", "errors"),
     ("lmdb_pool", "lmdb_verify"),
     ("cache", "lmdb_pool"),

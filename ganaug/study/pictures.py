@@ -15,6 +15,7 @@ from tqdm import tqdm
 from ganaug import rng
 from ganaug.batches import find_images
 from ganaug.dataset import GANAugmentedDataset
+from ganaug.export import as_uint8
 from ganaug.interfaces import UserInputError
 from ganaug.provenance import Recipe
 from ganaug.study.plan import Shown
@@ -94,15 +95,8 @@ class Pictures:
         at = iter(indices)
         for batch in loader if indices else ():
             info: dict[str, Any] = batch if isinstance(batch, dict) else batch[-1]
-            for recipe, image in zip(info["recipe"], _to_uint8(batch[find_images(batch)]), strict=True):
+            for recipe, image in zip(info["recipe"], as_uint8(train, batch[find_images(batch)]), strict=True):
                 yield next(at), recipe, encode(image)
-
-
-def _to_uint8(images: torch.Tensor) -> NDArray[np.uint8]:
-    """``(B, 3, H, W)`` uint8, or float in [0, 1] -> ``(B, H, W, 3)``."""
-    if images.dtype != torch.uint8:
-        images = (images.float().clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
-    return np.ascontiguousarray(images.permute(0, 2, 3, 1).cpu().numpy())
 
 
 def encode(pixels: NDArray[np.uint8]) -> bytes:
