@@ -566,7 +566,8 @@ def test_a_torn_line_is_told_and_skipped(faces: Faces, tmp_path: Path) -> None:
         ("[1]\n", "line 1: no recipe of ganaug"),
         ('\n{"key": "a"}\n', "line 2: no recipe of ganaug: KeyError"),
         (
-            '{"synthetic": true, "key": "a", "epoch": 0, "seed": 0, "source": "rejected", "edits": [], "classical": {}}',
+            '{"synthetic": true, "key": "a", "epoch": 0, "seed": 0, '
+            '"source": "rejected", "edits": [], "classical": {}}',
             "line 1: the recipe of 'a' says synthetic=True, but its source is 'rejected'",
         ),
     ],
