@@ -5,6 +5,8 @@
     python benchmarks/benefit.py --data ../shared/data --out DIR [--tasks ...] [--sizes 10 30 100 300 0] [--recipes ...]
         [--seeds 5] [--ablate] [--processes N] [--device cuda] [--json FILE] [--markdown FILE]
 
+    python benchmarks/benefit.py --data ../shared/data --out DIR --report
+
 A cell is a task, a number of photos for each class (0: all) and a seed: the seed decides the photos, the split where
 there is none, the network's first weights, the order and all draws. Every recipe is trained in every cell, so that
 recipes are compared on the same photos. The results of a cell are kept as lines of ``DIR/results.jsonl`` when it is
@@ -51,6 +53,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, help="default: 5; 3 with --quick")
     parser.add_argument("--processes", type=int, default=1, help="cells at once, one thread each")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--report", action="store_true", help="print the tables of what DIR has, and train nothing")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     return parser.parse_args()
@@ -125,7 +128,7 @@ def main() -> None:
     cells = [(task, size, seed) for seed in range(seeds) for size in sizes for task in args.tasks]
     done = {(r["task"], r["size"], r["seed"], r["recipe"]) for r in read_results(args.out)}
     todo = {cell: {k: r for k, r in recipes.items() if (*cell, k) not in done} for cell in cells}
-    todo = {cell: missing for cell, missing in todo.items() if missing}
+    todo = {} if args.report else {cell: missing for cell, missing in todo.items() if missing}
     if todo:
         prepare(args, list(todo), recipes)
         context = multiprocessing.get_context("spawn")

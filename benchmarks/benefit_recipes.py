@@ -85,6 +85,12 @@ QUICK = ("none", "classical", "randaugment", "gan", PRIMARY)
 ABLATION = {name: Recipe("default", 0.5, name) for name in ("semantic", "mixing", "weak", "strong", "whole", "hybrid")}
 
 
+def without_variants(name: str) -> str:
+    """The recipe that is the same but for its variants and its number of steps."""
+    classical = {**RECIPES, **ABLATION}[name].classical
+    return next(plain for plain in PLAIN if RECIPES[plain].classical == classical)
+
+
 def make_variants(
     task: Task, chips: Chips, caches: Path, variants: Variants, seed: int, draws: int, device: str
 ) -> tuple[Tensor, dict[str, Any]]:

@@ -1,27 +1,26 @@
-"""Tables of benchmarks/benefit.py: means over seeds, and differences to the best plain recipe with intervals."""
+"""Tables of benchmarks/benefit.py: means over seeds, and paired differences with intervals."""
 
 import math
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from benefit_recipes import PLAIN, PRIMARY
+from benefit_recipes import ABLATION, PLAIN, PRIMARY, RECIPES, without_variants
 from scipy import stats
 
 LEVEL = 0.95
-# Each with the same recipe without variants.
-PAIRS = (
-    ("gan", "none"),
-    ("gan+classical 0.25", "classical"),
-    ("gan+classical 0.5", "classical"),
-    ("gan+classical 0.75", "classical"),
-    ("gan+classical 0.5 gated", "classical"),
-    ("gan+randaugment 0.5", "randaugment"),
-)
 ASKED = 0.02  # points of accuracy over the best plain recipe
+FIGURES = {
+    "accuracy": "accuracy, points",
+    "calibration_error": "calibration error, points (lower is better)",
+    "worst_group": "accuracy of the worst group, points",
+    "gap": "gap between the best and the worst group, points (lower is better)",
+}
+OTHERS = ("calibration_error", "nll", "worst_group", "gap", "seconds_per_step", "served_as_photo")
 
 Results = Sequence[dict[str, Any]]
+Pair = tuple[str, str]  # a recipe and what it is compared with
 
 
 def by_seed(results: Results, task: str, size: int, recipe: str, figure: str) -> dict[int, float]:
@@ -47,11 +46,16 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return float(x.mean()), float(stats.t.ppf(0.5 + LEVEL / 2, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x)))
 
 
-def difference(results: Results, task: str, size: int, recipe: str, other: str, figure: str) -> tuple[float, float]:
-    """Mean and half interval of ``recipe - other`` over the seeds that both have: same photos, same test set."""
+def differences(results: Results, task: str, size: int, recipe: str, other: str, figure: str) -> list[float]:
+    """``recipe - other`` for each seed that both have: same photos, same test set."""
     a, b = (by_seed(results, task, size, name, figure) for name in (recipe, other))
-    both = sorted(a.keys() & b.keys())
-    return interval([a[seed] - b[seed] for seed in both]) if both else (math.nan, math.nan)
+    return [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]
+
+
+def difference(results: Results, task: str, size: int, recipe: str, other: str, figure: str) -> tuple[float, float]:
+    """Mean and half interval of :func:`differences`."""
+    found = differences(results, task, size, recipe, other, figure)
+    return interval(found) if found else (math.nan, math.nan)
 
 
 def best_plain(results: Results, task: str, size: int) -> str | None:
@@ -62,78 +66,93 @@ def best_plain(results: Results, task: str, size: int) -> str | None:
 
 
 def report(results: Results) -> tuple[dict[str, Any], str]:
-    """Figures, and the same as Markdown."""
-    cells: dict[int, list[str]] = defaultdict(list)
-    for r in results:
-        if r["task"] not in cells[r["size"]]:
-            cells[r["size"]].append(r["task"])
-    figures: dict[str, Any] = {"rows": [], "verdict": [], "pairs": []}
+    """Figures, and the same as Markdown.
+
+    A cell of a table that has not as many seeds as most cells of its table says its own number in brackets. Differences
+    whose interval excludes 0 are bold.
+    """
+    figures: dict[str, Any] = {"rows": [], "differences": []}
     lines: list[str] = []
-    for size in sorted(cells, key=lambda s: s or math.inf):
-        tasks = cells[size]
-        recipes = list(dict.fromkeys(r["recipe"] for r in results if r["size"] == size))
-        lines += [f"**{f'{size} photos' if size else 'All photos'} of each class: accuracy, %**", ""]
-        lines += ["| recipe | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
-        for recipe in recipes:
-            row = []
-            for task in tasks:
-                found = by_seed(results, task, size, recipe, "accuracy")
-                if not found:
-                    row.append("")
-                    continue
-                mean, half = interval(list(found.values()))
-                row.append(f"{100 * mean:.1f} ± {100 * half:.1f}")
-                figures["rows"].append(
-                    {"task": task, "size": size, "recipe": recipe, "seeds": len(found), "accuracy": mean, "half": half}
-                    | {name: mean_of(results, task, size, recipe, name) for name in OTHERS}
-                )
-            lines.append(f"| {recipe} | " + " | ".join(row) + " |")
-        lines += ["", *verdict(results, size, tasks, figures), "", *pairs(results, size, tasks, figures), ""]
-    return figures, "\n".join(lines) + "\n"
+    for size in sorted({r["size"] for r in results}, key=lambda s: s or math.inf):
+        lines += report_size([r for r in results if r["size"] == size], size, figures)
+    return figures, "\n".join(lines)
 
 
-OTHERS = ("calibration_error", "nll", "worst_group", "gap", "seconds_per_step", "served_as_photo")
+def report_size(results: Results, size: int, figures: dict[str, Any]) -> list[str]:
+    """The tables of one size of training sets; adds what is in them to ``figures``."""
+    tasks = list(dict.fromkeys(r["task"] for r in results))
+    order = list({**RECIPES, **ABLATION})
+    recipes = sorted({r["recipe"] for r in results}, key=order.index)
+    lines = [f"**{f'{size} photos' if size else 'All photos'} of each class**", ""]
+    lines += table("accuracy, %", tasks, recipes, lambda task, name: mean_cell(results, task, size, name, figures))
+    best = {task: best_plain(results, task, size) for task in tasks}
+    lines += [f"Best plain recipe: {', '.join(f'{task} {best[task]}' for task in tasks)}.", ""]
+    ours = [name for name in recipes if name in ABLATION or RECIPES[name].variants]
+    pairs = {f"{name} minus the best plain": {task: (name, best[task]) for task in tasks} for name in ours}
+    lines += compare(results, size, tasks, pairs, "accuracy", figures)
+    pairs = {f"{a} minus {b}": dict.fromkeys(tasks, (a, b)) for a, b in partners(recipes)}
+    for figure in FIGURES:
+        lines += compare(results, size, tasks, pairs, figure, figures)
+    return lines
 
 
-def mean_of(results: Results, task: str, size: int, recipe: str, figure: str) -> float | None:
-    found = by_seed(results, task, size, recipe, figure)
-    return float(np.mean(list(found.values()))) if found else None
+def partners(recipes: Sequence[str]) -> list[Pair]:
+    """Each recipe with the same one without variants; those of the ablation with the primary one, too."""
+    pairs = [(name, without_variants(name)) for name in recipes if name not in PLAIN]
+    pairs += [(name, PRIMARY) for name in recipes if name in ABLATION or name in (f"{PRIMARY} gated",)]
+    return [(name, other) for name, other in pairs if other in recipes]
 
 
-def verdict(results: Results, size: int, tasks: Sequence[str], figures: dict[str, Any]) -> list[str]:
-    """The primary recipe against the best plain one, task by task."""
-    lines = [
-        f"| {PRIMARY} minus the best plain recipe | best plain | accuracy, points | calibration error, points | "
-        "worst group, points | gap of groups, points |",
-        "|---|---|---|---|---|---|",
-    ]
-    for task in tasks:
-        best = best_plain(results, task, size)
-        if best is None or not by_seed(results, task, size, PRIMARY, "accuracy"):
-            continue
-        row, entry = [], {"task": task, "size": size, "best": best}
-        for figure in ("accuracy", "calibration_error", "worst_group", "gap"):
-            mean, half = difference(results, task, size, PRIMARY, best, figure)
-            entry[figure] = [mean, half]
-            row.append("" if math.isnan(mean) else f"{100 * mean:+.1f} ± {100 * half:.1f}")
-        mean, half = entry["accuracy"]
-        entry["reached"] = bool(mean >= ASKED and mean - half > 0)
-        figures["verdict"].append(entry)
-        lines.append(f"| {task} | {best} | " + " | ".join(row) + " |")
-    return lines if len(lines) > 2 else []
+def mean_cell(results: Results, task: str, size: int, recipe: str, figures: dict[str, Any]) -> tuple[str, int]:
+    found = by_seed(results, task, size, recipe, "accuracy")
+    if not found:
+        return "", 0
+    mean, half = interval(list(found.values()))
+    entry = {"task": task, "size": size, "recipe": recipe, "seeds": len(found), "accuracy": mean, "half": half}
+    others = {name: list(by_seed(results, task, size, recipe, name).values()) for name in OTHERS}
+    figures["rows"].append(entry | {name: float(np.mean(some)) for name, some in others.items() if some})
+    return f"{100 * mean:.1f} ± {100 * half:.1f}", len(found)
 
 
-def pairs(results: Results, size: int, tasks: Sequence[str], figures: dict[str, Any]) -> list[str]:
-    """What variants add to a recipe: points of accuracy with, minus without."""
-    lines = ["| accuracy, points | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
-    for recipe, other in PAIRS:
-        row = []
-        for task in tasks:
-            mean, half = difference(results, task, size, recipe, other, "accuracy")
-            row.append("" if math.isnan(mean) else f"{100 * mean:+.1f} ± {100 * half:.1f}")
-            entry = {"task": task, "size": size, "recipe": recipe, "other": other, "accuracy": [mean, half]}
-            entry["calibration_error"] = list(difference(results, task, size, recipe, other, "calibration_error"))
-            figures["pairs"] += [] if math.isnan(mean) else [entry]
-        if any(row):
-            lines.append(f"| {recipe} minus {other} | " + " | ".join(row) + " |")
-    return lines if len(lines) > 2 else []
+def compare(
+    results: Results,
+    size: int,
+    tasks: Sequence[str],
+    pairs: dict[str, dict[str, tuple[str, str | None]]],
+    figure: str,
+    figures: dict[str, Any],
+) -> list[str]:
+    """A table of differences; ``pairs`` maps the name of a row to what is compared for each task."""
+
+    def cell(task: str, row: str) -> tuple[str, int]:
+        recipe, other = pairs[row][task]
+        found = differences(results, task, size, recipe, other or "", figure)
+        if not found:
+            return "", 0
+        mean, half = interval(found)
+        entry = {"task": task, "size": size, "recipe": recipe, "other": other, "figure": figure, "seeds": len(found)}
+        sure = abs(mean) > half
+        if figure == "accuracy":
+            entry["reached"] = bool(mean >= ASKED and sure)
+        figures["differences"].append(entry | {"mean": mean, "half": half})
+        text = f"{100 * mean:+.1f} ± {100 * half:.1f}"
+        return f"**{text}**" if sure else text, len(found)
+
+    return table(FIGURES[figure], tasks, list(pairs), cell)
+
+
+def table(
+    title: str, tasks: Sequence[str], rows: Sequence[str], cell: Callable[[str, str], tuple[str, int]]
+) -> list[str]:
+    """Lines of a Markdown table; rows without a cell are left out, and the table if it has none."""
+    cells = {row: [cell(task, row) for task in tasks] for row in rows}
+    cells = {row: found for row, found in cells.items() if any(seeds for _, seeds in found)}
+    counts = Counter(seeds for found in cells.values() for _, seeds in found if seeds)
+    if not counts:
+        return []
+    usual = counts.most_common(1)[0][0]
+    lines = [f"| {title}; {usual} seeds | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
+    for row, found in cells.items():
+        texts = [text if seeds in (0, usual) else f"{text} ({seeds})" for text, seeds in found]
+        lines.append(f"| {row} | " + " | ".join(texts) + " |")
+    return [*lines, ""]

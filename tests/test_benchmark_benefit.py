@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import benefit_report as report
 import benefit_results
-from benefit_recipes import PLAIN, PRIMARY, RECIPES, Recipe
+from benefit_recipes import PLAIN, PRIMARY, RECIPES, Recipe, without_variants
 from benefit_tasks import Chips, Part, Task, few_of_each
 from benefit_training import batches, calibration_error, measure, train
 
@@ -62,14 +62,40 @@ def test_the_best_plain_recipe_is_what_has_to_be_beaten():
     assert report.best_plain(results, "race", 30) == "randaugment"
     results += [{**r, "seed": 1, "accuracy": r["accuracy"] + 0.001} for r in results]
     figures, markdown = report.report(results)
-    (verdict,) = figures["verdict"]
-    assert verdict["accuracy"][0] == pytest.approx(-0.05) and not verdict["reached"]
-    assert "| race | randaugment | -5.0 ± 0.0 |" in markdown
+    (verdict,) = [d for d in figures["differences"] if d["other"] == "randaugment"]
+    assert verdict["mean"] == pytest.approx(-0.05) and not verdict["reached"]
+    assert "Best plain recipe: race randaugment." in markdown
+    assert f"| {PRIMARY} minus the best plain | **-5.0 ± 0.0** |" in markdown
+    assert f"| {PRIMARY} minus classical | **+5.0 ± 0.0** |" in markdown
+
+
+def test_tables_count_seeds_and_mark_what_excludes_0():
+    results = [line("classical", s, a) for s, a in enumerate((0.50, 0.60, 0.40))]
+    results += [line(PRIMARY, s, a, gap=0.1) for s, a in enumerate((0.53, 0.64, 0.45))]
+    results += [line("classical", s, 0.5, "age") for s in range(2)] + [
+        line(PRIMARY, s, 0.4 + s / 5, "age") for s in (0, 1)
+    ]
+    markdown = report.report(results)[1]
+    assert (
+        "| accuracy, %; 3 seeds | race | age |" in markdown
+        and "| classical | 50.0 ± 24.8 | 50.0 ± 0.0 (2) |" in markdown
+    )
+    # 4 points, half interval 4.3027 / sqrt(3); -10 and 10 points, standard error 10, t of one degree 12.7062.
+    assert "| gan+classical 0.5 minus classical | **+4.0 ± 2.5** | +0.0 ± 127.1 (2) |" in markdown
+    assert "gap between" not in markdown  # classical has none to compare with
 
 
 def test_every_recipe_is_compared_with_plain_ones_that_are_run():
     assert set(PLAIN) <= set(RECIPES) and PRIMARY in RECIPES
     assert all((recipe.ratio > 0) == (recipe.variants is not None) for recipe in RECIPES.values())
+    assert [
+        without_variants(name) for name in ("gan gated", "gan+randaugment 0.5", "hybrid", "classical, same time")
+    ] == [
+        "none",
+        "randaugment",
+        "classical",
+        "classical",
+    ]
 
 
 def test_all_recipes_see_the_same_photos_and_variants_by_ratio(tmp_path):
