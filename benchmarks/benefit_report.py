@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,23 +84,31 @@ def report_size(results: Results, size: int, figures: dict[str, Any]) -> list[st
     order = list({**RECIPES, **ABLATION})
     recipes = sorted({r["recipe"] for r in results}, key=order.index)
     lines = [f"**{f'{size} photos' if size else 'All photos'} of each class**", ""]
-    lines += table("accuracy, %", tasks, recipes, lambda task, name: mean_cell(results, task, size, name, figures))
+    main = [name for name in recipes if name in RECIPES]
+    lines += table("accuracy, %", tasks, main, lambda task, name: mean_cell(results, task, size, name, figures))
     best = {task: best_plain(results, task, size) for task in tasks}
     lines += [f"Best plain recipe: {', '.join(f'{task} {best[task]}' for task in tasks)}.", ""]
-    ours = [name for name in recipes if name in ABLATION or RECIPES[name].variants]
-    pairs = {f"{name} minus the best plain": {task: (name, best[task]) for task in tasks} for name in ours}
+    pairs = {
+        f"{name} minus the best plain": {task: (name, best[task]) for task in tasks} for name in with_variants(main)
+    }
     lines += compare(results, size, tasks, pairs, "accuracy", figures)
-    pairs = {f"{a} minus {b}": dict.fromkeys(tasks, (a, b)) for a, b in partners(recipes)}
     for figure in FIGURES:
-        lines += compare(results, size, tasks, pairs, figure, figures)
+        lines += compare(results, size, tasks, same(tasks, [(a, without_variants(a)) for a in main]), figure, figures)
+    varied = [name for name in recipes if name in ABLATION]
+    varied += [name for name in main if name.startswith("gan+classical") and name != PRIMARY]
+    for other in (PRIMARY, "classical"):
+        pairs = same(tasks, [(name, other) for name in varied if name in ABLATION or other == PRIMARY])
+        lines += compare(results, size, tasks, pairs, "accuracy", figures)
     return lines
 
 
-def partners(recipes: Sequence[str]) -> list[Pair]:
-    """Each recipe with the same one without variants; those of the ablation with the primary one, too."""
-    pairs = [(name, without_variants(name)) for name in recipes if name not in PLAIN]
-    pairs += [(name, PRIMARY) for name in recipes if name in ABLATION or name in (f"{PRIMARY} gated",)]
-    return [(name, other) for name, other in pairs if other in recipes]
+def with_variants(recipes: Sequence[str]) -> list[str]:
+    return [name for name in recipes if RECIPES[name].variants]
+
+
+def same(tasks: Sequence[str], pairs: Sequence[Pair]) -> dict[str, dict[str, Pair]]:
+    """Rows that compare the same two recipes in every task."""
+    return {f"{a} minus {b}": dict.fromkeys(tasks, (a, b)) for a, b in pairs if a != b}
 
 
 def mean_cell(results: Results, task: str, size: int, recipe: str, figures: dict[str, Any]) -> tuple[str, int]:
@@ -118,7 +126,7 @@ def compare(
     results: Results,
     size: int,
     tasks: Sequence[str],
-    pairs: dict[str, dict[str, tuple[str, str | None]]],
+    pairs: Mapping[str, Mapping[str, tuple[str, str | None]]],
     figure: str,
     figures: dict[str, Any],
 ) -> list[str]:
@@ -150,7 +158,7 @@ def table(
     counts = Counter(seeds for found in cells.values() for _, seeds in found if seeds)
     if not counts:
         return []
-    usual = counts.most_common(1)[0][0]
+    usual = max(counts, key=lambda seeds: (counts[seeds], seeds))
     lines = [f"| {title}; {usual} seeds | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
     for row, found in cells.items():
         texts = [text if seeds in (0, usual) else f"{text} ({seeds})" for text, seeds in found]
