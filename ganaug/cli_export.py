@@ -27,21 +27,26 @@ def add_arguments(parser: argparse.ArgumentParser, positive: Callable[[str], int
 
 def add_variant_arguments(parser: argparse.ArgumentParser, positive: Callable[[str], int], layout: str) -> None:
     """Adds what decides the variants of a cache's photos, for :func:`wrap_photos`."""
+    add_edit_arguments(parser, positive, layout)
+    parser.add_argument("--ratio", metavar="X", type=float, default=1.0, help="share made (default: %(default)s)")
+    parser.add_argument("--label", metavar="NAME", help="attribute of --dataset as label (default: the folder)")
+    parser.add_argument("--classical", action="store_true", help="classical augmentation too, as while training")
+
+
+def add_edit_arguments(parser: argparse.ArgumentParser, positive: Callable[[str], int], layout: str) -> None:
+    """Adds what decides how a variant of a photo is made, and nothing about labels and shares."""
     parser.add_argument("--dataset", metavar="NAME", help=layout)
     parser.add_argument("--split", metavar="NAME", help="split of --dataset (default: all)")
-    parser.add_argument("--ratio", metavar="X", type=float, default=1.0, help="share made (default: %(default)s)")
     parser.add_argument("--edits", metavar="NAME,...", help="default: the default edits")
     parser.add_argument("--directions", metavar="FILE", help="of `ganaug directions`, whose names can be edits")
     parser.add_argument("--preserve", metavar="NAME,...", help="what must not change: identity, label, gender, ...")
-    parser.add_argument("--label", metavar="NAME", help="attribute of --dataset as label (default: the folder)")
     parser.add_argument("--embedder", metavar="NAME|FILE", help="gate (default: identity64 if identity is preserved)")
     parser.add_argument("--size", metavar="S", type=positive, help="side in pixels (default: 128 or the generator's)")
-    parser.add_argument("--paste", choices=("paste", "aligned", "whole"), default="paste", help="default: paste")
+    parser.add_argument("--paste", choices=("paste", "aligned", "whole"), default="paste", help="default: %(default)s")
     kept = "photo plus change, with this share, 0 to 1, of its own details where the edit puts others"
     parser.add_argument("--residual", metavar="X", type=float, help=kept)
     least = "leave out photos whose inversion is below: PSNR in dB, or psnr=20,identity=0.8"
     parser.add_argument("--min-quality", metavar="X|NAME=X,...", help=least)
-    parser.add_argument("--classical", action="store_true", help="classical augmentation too, as while training")
     parser.add_argument("--seed", type=int, default=0)
 
 

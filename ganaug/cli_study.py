@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ganaug.cli_export import wrap_photos
+from ganaug.cli_export import add_edit_arguments, wrap_photos
 from ganaug.errors import UserInputError
 
 DEFAULT_PORT = 8765  # free of a well-known service
@@ -32,8 +32,6 @@ def add_parser(study: argparse.ArgumentParser, positive: Callable[[str], int], l
     new = action("create", create, "Pictures and trials for people to judge. Personal data.")
     new.add_argument("--cache", metavar="DIR", required=True)
     new.add_argument("--images", metavar="SRC", required=True, help="the photos that were precomputed")
-    new.add_argument("--dataset", metavar="NAME", help=layout)
-    new.add_argument("--split", metavar="NAME", help="split of --dataset (default: all)")
     new.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder that is made")
     new.add_argument(
         "--tasks", metavar="NAME,...", default="real-or-generated,same-person", help="default: %(default)s"
@@ -44,22 +42,12 @@ def add_parser(study: argparse.ArgumentParser, positive: Callable[[str], int], l
     new.add_argument("--raters", metavar="N", type=positive, default=5, help="links to make (default: %(default)s)")
     new.add_argument("--exposure-ms", metavar="N", type=int, default=0, help="default: 0, until the answer")
     new.add_argument("--consent", metavar="FILE", type=Path, help="text that raters must accept (default: built in)")
-    new.add_argument("--edits", metavar="NAME,...", help="default: the default edits")
+    add_edit_arguments(new, positive, layout)
     new.add_argument("--max-edits", metavar="N", type=positive, default=2, help="of a variant (default: %(default)s)")
-    new.add_argument("--directions", metavar="FILE", help="of `ganaug directions`, whose names can be edits")
-    new.add_argument("--preserve", metavar="NAME,...", help="what must not change: identity, gender, ...")
-    new.add_argument("--embedder", metavar="NAME|FILE", help="gate (default: identity64 if identity is preserved)")
-    new.add_argument("--size", metavar="S", type=positive, help="side in pixels (default: 128 or the generator's)")
-    new.add_argument("--paste", choices=("paste", "aligned", "whole"), default="paste", help="default: %(default)s")
-    kept = "photo plus change, with this share, 0 to 1, of its own details where the edit puts others"
-    new.add_argument("--residual", metavar="X", type=float, help=kept)
     same = "photos and variants lose the same detail, as with degradation='match'"
     new.add_argument("--match-detail", action="store_true", help=same)
-    least = "leave out photos whose inversion is below: PSNR in dB, or psnr=20,identity=0.8"
-    new.add_argument("--min-quality", metavar="X|NAME=X,...", help=least)
     new.add_argument("--batch-size", metavar="N", type=positive, default=32, help="default: %(default)s")
     new.add_argument("--device", default="cpu", help="default: %(default)s")
-    new.add_argument("--seed", type=int, default=0)
     new.set_defaults(ratio=1.0, label=None, classical=False)  # what it shares with `ganaug export`, and does not ask
 
     run = action("serve", serve, "Serves a study to browsers on this machine; prints a link for each rater.")
