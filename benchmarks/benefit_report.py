@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from benefit_recipes import ABLATION, PLAIN, PRIMARY, RECIPES, without_variants
+from benefit_recipes import ABLATION, EQUAL_TIME, PLAIN, PRIMARY, RECIPES, without_variants
 from scipy import stats
 
 LEVEL = 0.95
@@ -92,8 +92,9 @@ def report_size(results: Results, size: int, figures: dict[str, Any]) -> list[st
         f"{name} minus the best plain": {task: (name, best[task]) for task in tasks} for name in with_variants(main)
     }
     lines += compare(results, size, tasks, pairs, "accuracy", figures)
+    pairs = same(tasks, [*((name, without_variants(name)) for name in main), (PRIMARY, EQUAL_TIME)])
     for figure in FIGURES:
-        lines += compare(results, size, tasks, same(tasks, [(a, without_variants(a)) for a in main]), figure, figures)
+        lines += compare(results, size, tasks, pairs, figure, figures)
     varied = [name for name in recipes if name in ABLATION]
     varied += [name for name in main if name.startswith("gan+classical") and name != PRIMARY]
     for other in (PRIMARY, "classical"):
