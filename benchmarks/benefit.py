@@ -10,7 +10,9 @@
 A cell is a task, a number of photos for each class (0: all) and a seed: the seed decides the photos, the split where
 there is none, the network's first weights, the order and all draws. Every recipe is trained in every cell, so that
 recipes are compared on the same photos. The results of a cell are kept as lines of ``DIR/results.jsonl`` when it is
-done; killed and started again, the run goes on with what is missing. Nothing is chosen by the test sets.
+done; killed and started again, the run goes on with what is missing. Neither a network nor a step of its training is
+chosen by the test sets; what was set after looking at them (number of steps, width, the recipe with RandAugment) stands
+in the README.
 
 What the bundled generator, encoder and edits have seen: all images of FairFace train (13,072) without labels, so those
 that the tasks gender, age and race take their photos from, and never ``val``, which tests them. The named edits were

@@ -88,9 +88,8 @@ def report_size(results: Results, size: int, figures: dict[str, Any]) -> list[st
     lines += table("accuracy, %", tasks, main, lambda task, name: mean_cell(results, task, size, name, figures))
     best = {task: best_plain(results, task, size) for task in tasks}
     lines += [f"Best plain recipe: {', '.join(f'{task} {best[task]}' for task in tasks)}.", ""]
-    pairs = {
-        f"{name} minus the best plain": {task: (name, best[task]) for task in tasks} for name in with_variants(main)
-    }
+    ours = [name for name in main if RECIPES[name].variants]
+    pairs = {f"{name} minus the best plain": {task: (name, best[task]) for task in tasks} for name in ours}
     lines += compare(results, size, tasks, pairs, "accuracy", figures)
     pairs = same(tasks, [*((name, without_variants(name)) for name in main), (PRIMARY, EQUAL_TIME)])
     for figure in FIGURES:
@@ -101,10 +100,6 @@ def report_size(results: Results, size: int, figures: dict[str, Any]) -> list[st
         pairs = same(tasks, [(name, other) for name in varied if name in ABLATION or other == PRIMARY])
         lines += compare(results, size, tasks, pairs, "accuracy", figures)
     return lines
-
-
-def with_variants(recipes: Sequence[str]) -> list[str]:
-    return [name for name in recipes if RECIPES[name].variants]
 
 
 def same(tasks: Sequence[str], pairs: Sequence[Pair]) -> dict[str, dict[str, Pair]]:
